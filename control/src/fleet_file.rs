@@ -5,6 +5,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use nearcast_fleet::change::{Change, Entry};
+use nearcast_fleet::clock::now_unix_ms;
 use nearcast_fleet::config::{Fleet, Secret};
 use nearcast_fleet::failure::{Failure, FailureKind};
 use nearcast_fleet::file::{self, KeySource};
@@ -12,7 +13,7 @@ use nearcast_fleet::file::{self, KeySource};
 use crate::dir::write_whole;
 use crate::error::ApiError;
 use crate::event::{Level, NewEvent};
-use crate::state::{FleetFile, State, now_unix_ms};
+use crate::state::{FleetFile, State};
 
 /// Changes in a fleet file that running nodes cannot apply.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -239,16 +240,18 @@ pub(crate) fn parse(
 
 #[cfg(test)]
 mod tests {
+    use nearcast_fleet::testing::{FleetText, fleet, fleet_at};
+
     use super::*;
 
     #[test]
     fn what_cannot_change_says_what_to_do() {
-        let text = "[fleet]\nzone = \"cdn.test\"\nnode_key = \"a key that only this test knows\"\n[control]\n\
-                    [[origin_node]]\nname = \"files\"\nlisten = \"127.0.0.1:8000\"\nroot = \"content\"\n\
-                    [[name_server]]\nname = \"ns1\"\nlisten = \"127.0.0.1:5300\"\n\
-                    [[cluster]]\nname = \"ams\"\nplace = { latitude = 1, longitude = 1 }\n\
-                    [[cluster.node]]\nname = \"ams-1\"\naddress = \"127.0.10.1\"\n";
-        let fleet = |text: &str| file::parse(text, Path::new("/")).expect("a good file");
+        let text = FleetText::new()
+            .control("127.0.0.1:7700")
+            .origin_node("files", "127.0.0.1:8000", "content")
+            .name_server("ns1", "127.0.0.1:5300")
+            .cluster("ams", &["127.0.10.1"])
+            .text();
         for (old, new, fixed, restarts) in [
             ("cdn.test", "cdn.example", "fleet.zone", ""),
             ("a key that only", "another key that", "fleet.node_key", ""),
@@ -259,8 +262,8 @@ mod tests {
                 "",
             ),
             (
-                "[control]\n",
-                "[control]\nlisten = \"127.0.0.1:7701\"\n",
+                "127.0.0.1:7700",
+                "127.0.0.1:7701",
                 "control (name, listen, url, admin)",
                 "",
             ),
@@ -281,7 +284,7 @@ mod tests {
             ),
             ("127.0.10.1\"", "127.0.10.1\"\nmemory = \"1GiB\"", "", ""),
         ] {
-            let found = obstacles(&fleet(text), &fleet(&text.replace(old, new)));
+            let found = obstacles(&fleet(&text), &fleet(&text.replace(old, new)));
             assert_eq!(
                 (found.fixed.join(","), found.restarts.join(",")),
                 (fixed.to_owned(), restarts.to_owned()),
@@ -312,12 +315,13 @@ mod tests {
         use futures_util::FutureExt;
         let dir = tempfile::tempdir().unwrap();
         let text = |label: &str| {
-            format!(
-                "[fleet]\nzone = \"cdn.test\"\nnode_key = \"a key that only this test knows\"\n[control]\n[[cluster]]\nname = \"ams\"\n\
-                 label = \"{label}\"\nplace = {{ latitude = 1, longitude = 1 }}\n[[cluster.node]]\nname = \"ams-1\"\naddress = \"127.0.10.1\"\n"
-            )
+            FleetText::new()
+                .control("127.0.0.1:7700")
+                .cluster_head("ams", &format!("label = \"{label}\""))
+                .node("ams-1", "127.0.10.1", "")
+                .text()
         };
-        let fleet = |label: &str| file::parse(&text(label), dir.path()).expect("a good file");
+        let fleet = |label: &str| fleet_at(&text(label), dir.path());
         let given = fleet("old");
         let control = given.control.clone().unwrap();
         let own_dir = crate::dir::Dir::open(&dir.path().join("control")).unwrap();

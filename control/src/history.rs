@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, VecDeque};
 
 use nearcast_fleet::change::{Change, Entry};
+use nearcast_fleet::clock::now_unix_ms;
 use nearcast_fleet::config::Fleet;
 use nearcast_fleet::drains::Drains;
 
@@ -10,7 +11,6 @@ use crate::event_log;
 use crate::fleet_state::saved::StateRecord;
 use crate::fleet_state::{FleetState, orders, purges};
 use crate::journal::{self, SharedJournal};
-use crate::state::now_unix_ms;
 use crate::views;
 
 /// Orders whose time ran out while control was away stay open for this long, so that nodes can

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use nearcast_fleet::admin::Readiness;
 use nearcast_fleet::change::Change;
+use nearcast_fleet::clock::{now_unix_ms, now_unix_s};
 use nearcast_fleet::config::{Control, Fleet};
 use nearcast_fleet::failure::{Failure, FailureKind};
 use nearcast_fleet::file::FurtherCheck;
@@ -26,7 +27,7 @@ use crate::persist::series_file::SeriesFile;
 use crate::persist::state_log::{self, StateLog};
 use crate::push::learned::LearnedPopularity;
 use crate::push::scheduler::Scheduler;
-use crate::state::{FleetFile, Parts, State, now_unix_ms};
+use crate::state::{FleetFile, Parts, State};
 use crate::tasks::{
     count_connections, follow_disk, follow_fleet, keep_files, keep_time, report_weak_keys,
 };
@@ -244,11 +245,7 @@ impl StateInputs {
         let (log, known, is_first) = StateLog::open(dir.file(STATE_LOG_FILE));
         let known = state_log::of_journal(known, journal.id(), journal.revision());
         let (mut fleet_state, events) = history.restore(&in_force, known, is_first);
-        let series = SeriesFile::open(
-            dir.file(SERIES_FILE),
-            &mut fleet_state.series,
-            now_unix_ms() / 1000,
-        );
+        let series = SeriesFile::open(dir.file(SERIES_FILE), &mut fleet_state.series, now_unix_s());
         fleet_state.forget(&in_force);
         let policy = in_force.control.as_ref().and_then(|c| c.push.as_ref());
         let learned = std::fs::read(dir.file(POPULARITY_FILE)).ok();

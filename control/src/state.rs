@@ -3,11 +3,10 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::SystemTime;
 
 use nearcast_fleet::change::{Change, Entry};
 use nearcast_fleet::client::Client;
-use nearcast_fleet::clock::unix_millis;
+use nearcast_fleet::clock::now_unix_ms;
 use nearcast_fleet::config::{Fleet, Secret};
 use nearcast_fleet::file::{self, FurtherCheck, KeySource, Mistake};
 use nearcast_fleet::node_key::KeyRefused;
@@ -252,9 +251,4 @@ impl Drop for PurgeWaiter {
             self.state.fleet_state().purges.end_wait(revision);
         }
     }
-}
-
-/// Real time, milliseconds after the Unix epoch.
-pub(crate) fn now_unix_ms() -> u64 {
-    unix_millis(SystemTime::now())
 }

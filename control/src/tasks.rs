@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use nearcast_fleet::clock::now_unix_ms;
 use nearcast_fleet::config::Fleet;
 use nearcast_fleet::node_key;
 use nearcast_net::shutdown::Shutdown;
@@ -19,7 +20,7 @@ use crate::fleet_file;
 use crate::fleet_state::nodes::{NodeState, Role};
 use crate::persist::series_file::SeriesFile;
 use crate::push::scheduler::Scheduler;
-use crate::state::{State, now_unix_ms};
+use crate::state::State;
 
 /// How often changes that time alone brings are looked for: silent nodes, windows, expired orders.
 const TICK: Duration = Duration::from_millis(500);
@@ -252,14 +253,14 @@ pub(crate) fn report_weak_keys(state: &State, reported: &mut Vec<String>) {
 
 #[cfg(test)]
 mod tests {
+    use nearcast_fleet::testing::FleetText;
+
     use super::*;
     use crate::metrics::Metrics;
 
     #[test]
     fn a_cluster_that_goes_takes_its_gauge_along() {
-        let text = "[fleet]\nzone = \"cdn.test\"\n[[cluster]]\nname = \"ams\"\nplace = { latitude = 1, longitude = 1 }\n\
-                    [[cluster.node]]\nname = \"ams-1\"\naddress = \"192.0.2.1\"\n";
-        let fleet = nearcast_fleet::file::parse(text, Path::new("/")).expect("a good file");
+        let fleet = FleetText::new().cluster("ams", &["192.0.2.1"]).fleet();
         let gauge = Metrics::new().push_missed;
         for cluster in ["ams", "gone"] {
             gauge.with_label_values(&[cluster]).set(1);

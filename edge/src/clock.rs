@@ -1,8 +1,6 @@
 //! The time of day, as a value that is handed to the parts that read it.
 
-use std::time::SystemTime;
-
-use nearcast_fleet::clock::unix_millis;
+use nearcast_fleet::clock::now_unix_ms;
 
 /// Reads the time of day. Intervals and deadlines are the runtime's: tests pause those.
 #[derive(Debug, Clone, Default)]
@@ -32,7 +30,7 @@ impl Clock {
     /// Milliseconds after the Unix epoch, now.
     pub(crate) fn unix_ms(&self) -> u64 {
         match self {
-            Self::System => unix_millis(SystemTime::now()),
+            Self::System => now_unix_ms(),
             #[cfg(test)]
             Self::Runtime { unix_ms, start } => unix_ms + start.elapsed().as_millis() as u64,
         }

@@ -166,8 +166,3 @@ impl Worker {
         std::mem::take(&mut *self.popularity.lock())
     }
 }
-
-/// Milliseconds after the Unix epoch, now.
-pub(crate) fn now_ms() -> u64 {
-    Clock::System.unix_ms()
-}

@@ -10,6 +10,7 @@ use nearcast_fleet::change::{Change, Purge, PurgeScope};
 use nearcast_fleet::config::{PurgePolicy, Secret};
 use nearcast_fleet::follow::FollowState;
 use nearcast_fleet::scope;
+use nearcast_fleet::testing::NODE_KEY;
 
 fn versions() -> (Origin, Arc<AtomicUsize>) {
     let version = Arc::new(AtomicUsize::new(1));
@@ -351,7 +352,7 @@ fn purge_requests_go_to_control_and_never_to_the_origin() {
         .iter()
         .find(|seen| seen.target == "/v1/site-purges")
         .map(|seen| seen.fields["authorization"].clone());
-    assert_eq!(key.as_deref(), Some("Bearer a key for this test alone"));
+    assert_eq!(key.as_deref(), Some(&*format!("Bearer {NODE_KEY}")));
     // By tags, softly, and with a body, which another part of the server reads.
     edge.ask(
         "PURGE",

@@ -3,19 +3,14 @@
 
 mod lab;
 
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use lab::{Edge, Origin, Plan, Reply, free_address, pattern, wait_for};
 use nearcast_fleet::change::{Change, PushItem, PushOrder};
+use nearcast_fleet::clock::now_unix_ms;
+use nearcast_fleet::testing::NODE_KEY;
 
 const BYTES: usize = 700_000;
-
-fn now_ms() -> u64 {
-    SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .expect("after 1970")
-        .as_millis() as u64
-}
 
 fn order(id: &str, paths: impl IntoIterator<Item = String>, rate_bytes: u64) -> Change {
     let item = |path: String| PushItem {
@@ -28,8 +23,8 @@ fn order(id: &str, paths: impl IntoIterator<Item = String>, rate_bytes: u64) -> 
         cluster: "ams".into(),
         items: paths.into_iter().map(item).collect(),
         rate_bytes,
-        not_after_unix_ms: now_ms() + 60_000,
-        fresh_until_unix_ms: now_ms() + 600_000,
+        not_after_unix_ms: now_unix_ms() + 60_000,
+        fresh_until_unix_ms: now_unix_ms() + 600_000,
     })
 }
 
@@ -175,7 +170,7 @@ fn a_peer_that_is_away_is_replaced_by_the_origin_and_nobody_else_may_ask_like_a_
         "an ordinary request"
     );
     let fields = [
-        ("Nearcast-Peer", "a key for this test alone"),
+        ("Nearcast-Peer", NODE_KEY),
         ("Cache-Control", "only-if-cached"),
     ];
     assert_eq!(edge.ask("GET", "/v/another", &fields).status, 504);
@@ -465,13 +460,13 @@ fn a_push_stops_when_its_time_is_over_and_the_next_goes_on_from_there() {
     let Change::Push(first) = order("first", ["/v/x".to_owned()], 1 << 20) else {
         unreachable!("an order is a push")
     };
-    let not_after_unix_ms = now_ms() + 1500;
+    let not_after_unix_ms = now_unix_ms() + 1500;
     edge.entry(Change::Push(PushOrder {
         not_after_unix_ms,
         ..first
     }));
     wait_for("some of it", || pushed(&edge, "origin") >= 300_000.0);
-    while now_ms() < not_after_unix_ms + 1000 {
+    while now_unix_ms() < not_after_unix_ms + 1000 {
         std::thread::park_timeout(Duration::from_millis(50));
     }
     let came = pushed(&edge, "origin");
@@ -533,7 +528,7 @@ fn a_cluster_whose_push_was_cut_goes_on_and_the_origin_gives_each_byte_about_onc
         unreachable!("an order is a push")
     };
     let cut = PushOrder {
-        not_after_unix_ms: now_ms() + 2500,
+        not_after_unix_ms: now_unix_ms() + 2500,
         ..first
     };
     for edge in &mut edges {
@@ -544,7 +539,7 @@ fn a_cluster_whose_push_was_cut_goes_on_and_the_origin_gives_each_byte_about_onc
             pushed(edge, "origin") + pushed(edge, "peer") >= 600_000.0
         });
     }
-    while now_ms() < cut.not_after_unix_ms + 500 {
+    while now_unix_ms() < cut.not_after_unix_ms + 500 {
         std::thread::park_timeout(Duration::from_millis(50));
     }
     for edge in &mut edges {
@@ -593,7 +588,7 @@ fn what_a_push_has_brought_in_part_is_not_joined_with_another_version() {
         unreachable!("an order is a push")
     };
     edge.entry(Change::Push(PushOrder {
-        not_after_unix_ms: now_ms() + 1000,
+        not_after_unix_ms: now_unix_ms() + 1000,
         ..first
     }));
     wait_for("a slice of it", || pushed(&edge, "origin") >= 300_000.0);
@@ -628,7 +623,7 @@ fn a_client_that_reads_what_a_push_brings_gets_all_of_it_though_the_push_ends() 
             unreachable!("an order is a push")
         };
         edge.entry(Change::Push(PushOrder {
-            not_after_unix_ms: now_ms() + 2000,
+            not_after_unix_ms: now_unix_ms() + 2000,
             ..first
         }));
         wait_for("a slice of it", || pushed(&edge, "origin") >= 300_000.0);

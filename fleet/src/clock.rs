@@ -51,6 +51,11 @@ pub fn now_unix_ms() -> u64 {
     unix_millis(SystemTime::now())
 }
 
+/// The real time now, seconds after the Unix epoch.
+pub fn now_unix_s() -> u64 {
+    now_unix_ms() / 1000
+}
+
 /// A time in milliseconds after the Unix epoch.
 pub fn unix_millis(t: SystemTime) -> u64 {
     t.duration_since(UNIX_EPOCH)

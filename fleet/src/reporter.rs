@@ -205,6 +205,7 @@ mod tests {
     use crate::admin::{self, Readiness};
     use crate::config::Secret;
     use crate::file;
+    use crate::testing::FleetText;
     use nearcast_net::shutdown;
 
     /// A receiver of reports and what it has received.
@@ -384,10 +385,11 @@ mod tests {
 
     #[test]
     fn urls_are_those_of_the_fleet() {
-        let text = "[fleet]\nzone = \"cdn.test\"\nnode_key = \"sixteen characters\"\n[control]\n[[name_server]]\nname = \"ns1\"\n\
-                    listen = \"127.0.0.1:5300\"\n[[cluster]]\nname = \"ams\"\nplace = { latitude = 1, longitude = 1 }\n\
-                    [[cluster.node]]\nname = \"ams-1\"\naddress = \"192.0.2.1\"\n";
-        let fleet = file::parse(text, std::path::Path::new("/")).expect("a good file");
+        let fleet = FleetText::new()
+            .control("127.0.0.1:7700")
+            .name_server("ns1", "127.0.0.1:5300")
+            .cluster("ams", &["192.0.2.1"])
+            .fleet();
         assert_eq!(
             to_control(&fleet, "edge"),
             ["http://127.0.0.1:7700/v1/reports/edge"]

@@ -152,10 +152,11 @@ pub fn metrics_failure(error: &prometheus::Error) -> Failure {
 
 #[cfg(test)]
 mod tests {
+    use crate::testing::FleetText;
+
     use super::*;
     use crate::client::Client;
     use nearcast_net::shutdown;
-    use std::path::Path;
     use std::sync::Mutex;
     use std::time::Duration;
 
@@ -223,10 +224,7 @@ mod tests {
     }
 
     fn fleet() -> watch::Receiver<Arc<Fleet>> {
-        let text = "[fleet]\nzone = \"cdn.test\"\n[[cluster]]\nname = \"ams\"\n\
-                    place = { latitude = 1, longitude = 1 }\n\
-                    [[cluster.node]]\nname = \"ams-1\"\naddress = \"192.0.2.1\"\n";
-        let fleet = crate::file::parse(text, Path::new("/")).expect("a good file");
+        let fleet = FleetText::new().cluster("ams", &["192.0.2.1"]).fleet();
         watch::Sender::new(Arc::new(fleet)).subscribe()
     }
 

@@ -1,11 +1,17 @@
-//! Fleets for tests, from the text of a fleet file. Only tests use this module: in other crates by
-//! the feature `testing`.
+//! Fleets for tests: from the text of a fleet file, or from clusters and sites. Only tests use this
+//! module: in other crates by the feature `testing`.
 
 use std::fmt::Write as _;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::Path;
+use std::time::Duration;
 
-use crate::config::Fleet;
+use crate::config::{
+    CachePolicy, ClientLimits, Cluster, DailyWindow, Fleet, Node, OriginPolicy, Place, PurgePolicy,
+    SelectionPolicy, Site,
+};
 use crate::file;
+use crate::units::Bytes;
 
 /// The node key of these fleets.
 pub const NODE_KEY: &str = "a key that only this test knows";
@@ -28,6 +34,73 @@ pub fn fleet_at(text: &str, base: &Path) -> Fleet {
     match file::parse(text, base) {
         Ok(fleet) => fleet,
         Err(mistakes) => panic!("{}\n{text}", file::describe("fleet", &mistakes)),
+    }
+}
+
+/// A fleet with these clusters and sites, and the defaults of a fleet file for all else.
+pub fn fleet_of(clusters: Vec<Cluster>, sites: Vec<Site>) -> Fleet {
+    Fleet {
+        clusters,
+        sites,
+        ..FleetText::new().cluster("ams", &["192.0.2.1"]).fleet()
+    }
+}
+
+/// A cluster of weight 1 in the time zone UTC.
+pub fn cluster(name: &str, latitude: f64, longitude: f64, nodes: Vec<Node>) -> Cluster {
+    Cluster {
+        name: name.to_owned(),
+        label: name.to_owned(),
+        place: Place {
+            latitude,
+            longitude,
+        },
+        time_zone: "UTC".to_owned(),
+        off_peak: DailyWindow {
+            start_minute: 120,
+            end_minute: 360,
+        },
+        fill_rate_bits: 1 << 20,
+        push_share: Bytes(0),
+        weight: 1,
+        nodes,
+    }
+}
+
+/// An edge with these addresses for clients; its service address accepts no connections.
+///
+/// # Panics
+/// One of them is not an address.
+#[track_caller]
+pub fn node(name: &str, addresses: &[&str]) -> Node {
+    let address = |text: &&str| text.parse::<IpAddr>().expect("an address");
+    Node {
+        name: name.to_owned(),
+        addresses: addresses.iter().map(address).collect(),
+        listen: Vec::new(),
+        service: SocketAddr::from((Ipv4Addr::LOCALHOST, 1)),
+        admin: None,
+        memory: Bytes(1 << 20),
+        disk: Bytes(0),
+        threads: None,
+        capacity_bits: None,
+        clients: ClientLimits::default(),
+    }
+}
+
+/// A site with these hosts in these clusters, by location; its origin accepts no connections.
+pub fn site(name: &str, hosts: &[&str], clusters: &[usize]) -> Site {
+    Site {
+        name: name.to_owned(),
+        hosts: hosts.iter().map(|&host| host.to_owned()).collect(),
+        origin: "http://127.0.0.1:1".to_owned(),
+        origin_host: None,
+        policy: SelectionPolicy::Geo,
+        ttl: Duration::from_secs(20),
+        clusters: clusters.to_vec(),
+        cache: CachePolicy::default(),
+        origin_policy: OriginPolicy::default(),
+        purge: PurgePolicy::default(),
     }
 }
 

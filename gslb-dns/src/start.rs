@@ -3,12 +3,12 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use nearcast_fleet::admin::Readiness;
 use nearcast_fleet::change::Entry;
-use nearcast_fleet::clock::{unix_millis, unix_seconds};
+use nearcast_fleet::clock::{now_unix_ms, now_unix_s};
 use nearcast_fleet::config::{Fleet, NameServer};
 use nearcast_fleet::drains::Drains;
 use nearcast_fleet::failure::{Failure, FailureKind};
@@ -140,7 +140,7 @@ impl Role for StartingServer {
         let handler = Arc::new(Handler {
             steering: steering.clone(),
             server_id: name.clone(),
-            cookies: ArcSwap::from_pointee(CookieSecrets::new(key, None, unix_now())),
+            cookies: ArcSwap::from_pointee(CookieSecrets::new(key, None, now_unix_s() as u32)),
         });
         let addresses = listeners.addresses().to_vec();
         let serving = listeners.serve(&handler, &metrics, &until_end)?;
@@ -158,7 +158,7 @@ impl Role for StartingServer {
             state: follow_state,
             steering: steering.clone(),
             metrics,
-            started_unix_ms: unix_millis(SystemTime::now()),
+            started_unix_ms: now_unix_ms(),
             shutdown,
         };
         let mut tasks = JoinSet::new();
@@ -237,10 +237,6 @@ async fn follow_drains(
     }
 }
 
-fn unix_now() -> u32 {
-    unix_seconds(SystemTime::now()) as u32
-}
-
 /// Changes to the secrets of each day, and to another node key.
 async fn keep_cookie_secrets(
     handler: Arc<Handler>,
@@ -259,7 +255,7 @@ async fn keep_cookie_secrets(
             Ok(found) => key = found,
             Err(failure) => tracing::warn!(%failure, "the cookie key stays as it is"),
         }
-        let secrets = handler.cookies.load().renewed(key, unix_now());
+        let secrets = handler.cookies.load().renewed(key, now_unix_s() as u32);
         handler.cookies.store(Arc::new(secrets));
     }
 }

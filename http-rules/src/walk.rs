@@ -8,6 +8,7 @@
 use http::header::{ETAG, IF_NONE_MATCH, VARY};
 use http::{HeaderMap, Method, StatusCode};
 use nearcast_fleet::config::CachePolicy;
+use nearcast_fleet::random::Random;
 
 use crate::freshness::{Exchange, Freshness};
 use crate::key::Key;
@@ -18,22 +19,6 @@ use crate::{conditional, invalidate, vary};
 
 const WALKS: u64 = 400;
 const STEPS: u32 = 80;
-
-/// The generator xorshift64*.
-struct Random(u64);
-
-impl Random {
-    fn below(&mut self, end: u64) -> u64 {
-        self.0 ^= self.0 >> 12;
-        self.0 ^= self.0 << 25;
-        self.0 ^= self.0 >> 27;
-        self.0.wrapping_mul(0x2545_f491_4f6c_dd1d) % end
-    }
-
-    fn one_in(&mut self, end: u64) -> bool {
-        self.below(end) == 0
-    }
-}
 
 /// The intent of the origin with one of its responses.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -60,8 +45,8 @@ struct Origin {
 impl Origin {
     /// The intent of a response, and fields that express it in one of several ways.
     fn answer(&self, random: &mut Random) -> (Meaning, HeaderMap) {
-        let lifetime = random.below(8);
-        let stale_use = random.below(8);
+        let lifetime = random.below(8) as u64;
+        let stale_use = random.below(8) as u64;
         let mut meaning = Meaning {
             content: self.content,
             lifetime,
@@ -69,9 +54,9 @@ impl Origin {
             is_storable: true,
             is_reusable: true,
             may_be_stale: true,
-            varies: random.one_in(2),
+            varies: random.below(2) == 0,
         };
-        let mut said = vec![if random.one_in(2) {
+        let mut said = vec![if random.below(2) == 0 {
             format!("max-age={lifetime}")
         } else {
             format!("MAX-AGE=\"{lifetime}\"")
@@ -81,27 +66,22 @@ impl Origin {
             0 => {
                 meaning.is_storable = false;
                 said.push(
-                    ["no-store", "private", "Private=\"x, y\"", "No-Store=\"\""]
-                        [random.below(4) as usize]
+                    ["no-store", "private", "Private=\"x, y\"", "No-Store=\"\""][random.below(4)]
                         .to_owned(),
                 );
             }
             1 => {
                 meaning.is_reusable = false;
-                said.push(
-                    ["no-cache", "no-cache=\"set-cookie\""][random.below(2) as usize].to_owned(),
-                );
+                said.push(["no-cache", "no-cache=\"set-cookie\""][random.below(2)].to_owned());
             }
             2 => {
                 meaning.may_be_stale = false;
-                said.push(
-                    ["must-revalidate", "proxy-revalidate"][random.below(2) as usize].to_owned(),
-                );
+                said.push(["must-revalidate", "proxy-revalidate"][random.below(2)].to_owned());
             }
             3 => said.push("x=\"no-store, private\", unknown".to_owned()),
             _ => {}
         }
-        if random.one_in(2) {
+        if random.below(2) == 0 {
             said.reverse();
         }
         let mut lines = vec![format!("etag: \"{}\"", self.content)];
@@ -119,8 +99,7 @@ impl Origin {
         }
         if meaning.varies {
             lines.push(
-                ["vary: foo", "vary: Foo,, bar", "vary: bar, FOO"][random.below(3) as usize]
-                    .to_owned(),
+                ["vary: foo", "vary: Foo,, bar", "vary: bar, FOO"][random.below(3)].to_owned(),
             );
         }
         (
@@ -150,8 +129,8 @@ struct Walk {
 
 impl Walk {
     fn step(&mut self) {
-        self.now_ms += self.random.below(3000);
-        if self.random.one_in(4) {
+        self.now_ms += self.random.below(3000) as u64;
+        if self.random.below(4) == 0 {
             self.origin.content += 1;
         }
         match self.random.below(12) {
@@ -188,7 +167,7 @@ impl Walk {
         let Some(at) = chosen else {
             return self.fetch(&request, &foo, None);
         };
-        let is_soft = self.random.one_in(8);
+        let is_soft = self.random.below(8) == 0;
         let found = evaluate(
             &self.stored[at].freshness,
             None,
@@ -296,7 +275,7 @@ fn no_walk_uses_what_the_origin_did_not_allow() {
             let policy = CachePolicy::default();
             let origin = Origin { content: 1 };
             let mut walk = Walk {
-                random: Random(seed * 0x9e37_79b9),
+                random: Random::new(seed),
                 now_ms: NOW_MS,
                 origin,
                 policy,

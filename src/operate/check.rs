@@ -457,6 +457,8 @@ pub(crate) fn summary(fleet: &Fleet) -> String {
 
 #[cfg(test)]
 mod tests {
+    use nearcast_fleet::testing::{FleetText, fleet};
+
     use super::*;
 
     const SPREAD: &str = "[fleet]\nzone = \"cdn.test\"\nnode_key = \"a key that only this test knows\"\n[control]\nlisten = \"10.0.0.5:7700\"\n\
@@ -467,11 +469,7 @@ mod tests {
 
     #[test]
     fn what_nodes_elsewhere_cannot_reach_is_warned_of() {
-        let warned = |text: &str| {
-            let fleet = file::parse(text, Path::new("/"))
-                .unwrap_or_else(|m| panic!("{}", file::describe("text", &m)));
-            unreachable_elsewhere(&fleet, text)
-        };
+        let warned = |text: &str| unreachable_elsewhere(&fleet(text), text);
         for (old, new, line, words) in [
             ("", "", 0, ""),
             (
@@ -555,11 +553,12 @@ mod tests {
             .replace("10.0.0.5:", "127.0.0.1:")
             .replace("http://127.0.10.80", "http://127.0.0.1");
         assert!(warned(&local).is_empty());
-        let one_machine = "[fleet]\nzone = \"cdn.test\"\nnode_key = \"a key that only this test knows\"\n[control]\n\
-            [[name_server]]\nname = \"ns1\"\nlisten = \"192.0.2.1:53\"\n\
-            [[cluster]]\nname = \"ams\"\nplace = { latitude = 1, longitude = 1 }\n[[cluster.node]]\nname = \"ams-1\"\naddress = \"192.0.2.1\"\n\
-            [[site]]\nname = \"www\"\norigin = \"http://127.0.0.1:8000\"\n";
-        assert!(warned(one_machine).is_empty());
+        let one_machine = FleetText::new()
+            .text_after("[control]")
+            .name_server("ns1", "192.0.2.1:53")
+            .cluster("ams", &["192.0.2.1"])
+            .site("www", "http://127.0.0.1:8000", "");
+        assert!(warned(&one_machine.text()).is_empty());
     }
 
     const TEXT: &str = r#"[[site]]
@@ -609,9 +608,10 @@ records = [
     fn ten_thousand_sites_and_zones_are_checked_and_each_fault_is_at_its_line() {
         const COUNT: usize = 10_000;
         let text = |zone: &dyn Fn(usize) -> String| {
-            let mut text = "[fleet]\nzone = \"cdn.test\"\nnode_key = \"a key of this test alone\"\n[[name_server]]\nname = \"ns1\"\nlisten = \"127.0.0.1:53\"\n\
-                            [[cluster]]\nname = \"ams\"\nplace = { latitude = 52.4, longitude = 4.9 }\n[[cluster.node]]\nname = \"ams-1\"\naddress = \"192.0.2.1\"\n"
-                .to_owned();
+            let mut text = FleetText::new()
+                .name_server("ns1", "127.0.0.1:53")
+                .cluster("ams", &["192.0.2.1"])
+                .text();
             for n in 0..COUNT {
                 text += &format!(
                     "[[site]]\nname = \"s{n}\"\nhosts = [\"www.z{n}.test\"]\norigin = \"http://o.test\"\n"

@@ -3,18 +3,17 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use nearcast_testing::{Origin, Reply, Seen};
+
 use crate::lab::fleet::{CLIENTS, Fleet, Plan};
-use crate::lab::http::{Origin, Reply};
 use crate::lab::tools::dig_addresses;
 use crate::lab::wait;
 
-fn scripted(
-    script: impl Fn(&crate::lab::http::Seen) -> Reply + Send + Sync + 'static,
-) -> (Fleet, Origin) {
+fn scripted(script: impl Fn(&Seen) -> Reply + Send + Sync + 'static) -> (Fleet, Origin) {
     let mut plan = Plan::new();
     plan.clusters = 1;
     plan.nodes = 1;
-    let origin = Origin::start(plan.origin_address(), script);
+    let origin = Origin::start_at(plan.origin_address(), script);
     plan.origin = Some(origin.url());
     (Fleet::start(plan), origin)
 }
@@ -72,7 +71,7 @@ fn ranges_come_from_slices_and_cost_the_origin_little() {
         let first: usize = first.parse().expect("the edge asks for plain ranges");
         let last = last.parse().unwrap_or(BYTES - 1).min(BYTES - 1);
         let part = Reply {
-            status: "206 Partial Content".into(),
+            status: 206,
             body: body[first..=last].to_vec(),
             ..tagged
         };
@@ -140,7 +139,7 @@ fn a_stale_response_is_validated_and_freshened() {
             .is_some_and(|v| v == "\"one\"")
         {
             return Reply {
-                status: "304 Not Modified".into(),
+                status: 304,
                 body: vec![],
                 ..reply
             };

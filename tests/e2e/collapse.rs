@@ -6,8 +6,9 @@ use std::net::{SocketAddr, TcpStream};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use nearcast_testing::{Gate, Origin, Reply};
+
 use crate::lab::fleet::{Fleet, Plan};
-use crate::lab::http::{Gate, Origin, Reply};
 
 const CLIENTS: usize = 200;
 const BODY_BYTES: usize = 1 << 20;
@@ -75,10 +76,10 @@ fn two_hundred_at_once_on_one_cold_slow_url_are_one_origin_request() {
     };
     let (gate, body) = (Gate::default(), vec![b'x'; BODY_BYTES]);
     let held = gate.clone();
-    let origin = Origin::start(plan.origin_address(), move |_| {
+    let origin = Origin::start_at(plan.origin_address(), move |_| {
         Reply::ok(body.clone(), "max-age=600")
             .field("ETag", "\"slow\"")
-            .held_in_the_middle(&held)
+            .held_at(BODY_BYTES / 2, &held)
     });
     plan.origin = Some(origin.url());
     let fleet = Fleet::start(plan);

@@ -2,8 +2,9 @@
 
 use std::time::Duration;
 
+use nearcast_testing::{Origin, Reply};
+
 use crate::lab::fleet::{CLIENTS, Fleet, Plan};
-use crate::lab::http::{Origin, Reply};
 use crate::lab::tools::dig_addresses;
 use crate::lab::wait;
 
@@ -96,7 +97,7 @@ fn an_edge_that_starts_again_while_control_and_the_origin_are_down_serves_what_i
         ..Plan::new()
     };
     plan.site = "cache.stale_if_error = \"1d\"\n".to_owned();
-    let origin = Origin::start(plan.origin_address(), |_| {
+    let origin = Origin::start_at(plan.origin_address(), |_| {
         Reply::ok("kept", "max-age=600").field("ETag", "\"v\"")
     });
     plan.origin = Some(origin.url());

@@ -5,10 +5,10 @@ use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
+use nearcast_testing::{Origin, Reply};
 use socket2::{Domain, Socket, Type};
 
 use crate::lab::addresses::Block;
-use crate::lab::http::{Origin, Reply};
 use crate::lab::process::{Process, nearcast};
 use crate::lab::tools::curl;
 use crate::lab::wait;
@@ -42,7 +42,7 @@ struct Lab {
 impl Lab {
     fn start() -> Self {
         let block = Block::take();
-        let origin = Origin::start(SocketAddr::from((block.host(80), 8000)), |seen| {
+        let origin = Origin::start_at(SocketAddr::from((block.host(80), 8000)), |seen| {
             Reply::ok(seen.target.clone(), "max-age=60")
         });
         let directory = tempfile::tempdir().expect("a temporary directory can be made");

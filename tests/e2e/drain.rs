@@ -11,8 +11,9 @@ use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use nearcast_testing::{Origin, Reply};
+
 use crate::lab::fleet::{CLIENTS, Fleet, Plan};
-use crate::lab::http::{Origin, Reply};
 use crate::lab::process::Process;
 use crate::lab::tools::dig_addresses;
 use crate::lab::wait;
@@ -30,8 +31,8 @@ fn an_edge_leaves_the_answers_and_finishes_the_transfer_it_has_begun() {
         ..Plan::new()
     };
     // Longer than the lame duck lasts.
-    let origin = Origin::start(plan.origin_address(), |_| {
-        Reply::ok(vec![b'x'; 300_000], "max-age=60").slow(40, Duration::from_millis(300))
+    let origin = Origin::start_at(plan.origin_address(), |_| {
+        Reply::ok(vec![b'x'; 300_000], "max-age=60").slow(40, 300)
     });
     plan.origin = Some(origin.url());
     let mut fleet = Fleet::start(plan);
@@ -88,8 +89,8 @@ fn a_second_signal_ends_it_at_once() {
         fleet: "finish_max = \"1h\"".into(),
         ..Plan::new()
     };
-    let origin = Origin::start(plan.origin_address(), |_| {
-        Reply::ok(vec![b'x'; 3600], "no-store").slow(3600, Duration::from_secs(1))
+    let origin = Origin::start_at(plan.origin_address(), |_| {
+        Reply::ok(vec![b'x'; 3600], "no-store").slow(3600, 1000)
     });
     plan.origin = Some(origin.url());
     let mut fleet = Fleet::start(plan);

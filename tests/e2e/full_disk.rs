@@ -5,9 +5,10 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use nearcast_testing::{Origin, Reply};
+
 use crate::lab::addresses::Block;
 use crate::lab::fleet::Plan;
-use crate::lab::http::{Origin, Reply};
 use crate::lab::process::{Process, nearcast, run};
 use crate::lab::tools::curl;
 use crate::lab::wait;
@@ -190,7 +191,7 @@ fn an_edge_with_a_full_disk_serves_on() {
     let block = Block::take();
     let directory = tempfile::tempdir().expect("a temporary directory can be made");
     let disk = SmallDisk::mount(directory.path().join("state"), "3m");
-    let origin = Origin::start(SocketAddr::from((block.host(80), 8000)), |_| {
+    let origin = Origin::start_at(SocketAddr::from((block.host(80), 8000)), |_| {
         Reply::ok(vec![b'x'; 600_000], "max-age=600").field("ETag", "\"x\"")
     });
     let listen = format!("{}:8080", block.host(10));

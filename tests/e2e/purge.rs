@@ -3,8 +3,9 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use nearcast_testing::{Origin, Reply};
+
 use crate::lab::fleet::{Fleet, Plan};
-use crate::lab::http::{Origin, Reply};
 
 /// A fleet whose origin counts up: every body is the number of versions published so far.
 fn versions() -> (Fleet, Origin, Arc<AtomicUsize>) {
@@ -21,7 +22,7 @@ fn versions_with(site: &str) -> (Fleet, Origin, Arc<AtomicUsize>) {
     };
     let version = Arc::new(AtomicUsize::new(1));
     let published = version.clone();
-    let origin = Origin::start(plan.origin_address(), move |_| {
+    let origin = Origin::start_at(plan.origin_address(), move |_| {
         let v = published.load(Ordering::SeqCst);
         Reply::ok(format!("version {v}"), "max-age=3600")
             .field("ETag", &format!("\"{v}\""))

@@ -1,9 +1,11 @@
 //! What was popular is pushed: its first request at a node that never saw it is a hit.
 
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
+
+use nearcast_fleet::clock::now_unix_s;
+use nearcast_testing::{Origin, Reply};
 
 use crate::lab::fleet::{Fleet, Plan};
-use crate::lab::http::{Origin, Reply};
 use crate::lab::wait;
 
 const SEGMENT: &str = "/v/film/720p/seg-1.m4s";
@@ -17,7 +19,7 @@ fn fleet(more: String) -> (Fleet, Origin) {
         more,
         ..Plan::new()
     };
-    let origin = Origin::start(plan.origin_address(), |_| {
+    let origin = Origin::start_at(plan.origin_address(), |_| {
         Reply::ok(vec![7; 200_000], "max-age=86400").field("ETag", "\"film\"")
     });
     plan.origin = Some(origin.url());
@@ -68,16 +70,12 @@ fn a_pushed_videos_first_request_is_a_hit() {
 
 #[test]
 fn the_push_runs_by_itself_when_the_clock_reaches_the_window() {
-    let now = SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .expect("after 1970")
-        .as_secs();
     // 00:00 UTC is 01:00 in Amsterdam's winter; the window opens at 02:00, ten real seconds later
     // at this speed.
     let fleet_time = 1_767_830_400; // 2026-01-08 00:00:00 UTC
     let clock = format!(
         "\n[clock]\nspeed = 120\nanchor_real = {}\nanchor_fleet = {fleet_time}\n",
-        now + 20
+        now_unix_s() + 20
     );
     let (fleet, _origin) = fleet(clock);
     make_popular(&fleet);

@@ -3,8 +3,9 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use nearcast_testing::{Origin, Reply};
+
 use crate::lab::addresses::Block;
-use crate::lab::http::{Origin, Reply};
 use crate::lab::process::{Process, nearcast};
 use crate::lab::tools::curl;
 use crate::lab::wait;
@@ -12,7 +13,7 @@ use crate::lab::wait;
 #[test]
 fn an_edge_without_a_fleet_file_caches_any_origin_under_any_host() {
     let block = Block::take();
-    let origin = Origin::start(SocketAddr::from((block.host(80), 8000)), |seen| match seen
+    let origin = Origin::start_at(SocketAddr::from((block.host(80), 8000)), |seen| match seen
         .target
         .as_str()
     {

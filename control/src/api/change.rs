@@ -4,6 +4,7 @@ use axum::Json;
 use axum::extract::State as Shared;
 use axum::response::{IntoResponse, Response};
 use http::{HeaderMap, StatusCode};
+use nearcast_fleet::clock::now_unix_ms;
 use nearcast_fleet::config::Fleet;
 use serde::Deserialize;
 
@@ -13,7 +14,6 @@ use crate::api::request::{
 use crate::error::ApiError;
 use crate::event::count;
 use crate::push::order::{self, NoOrder};
-use crate::state::now_unix_ms;
 use crate::views;
 
 /// Push now.

@@ -8,6 +8,7 @@ use axum::Json;
 use axum::extract::State as Shared;
 use http::HeaderMap;
 use nearcast_fleet::change::{Change, Drain, DrainTarget, Entry};
+use nearcast_fleet::clock::now_unix_ms;
 use nearcast_fleet::config::Fleet;
 use nearcast_fleet::drains::{largest_ttl, sites_without_nodes};
 use nearcast_fleet::file;
@@ -17,7 +18,7 @@ use crate::api::request::{ApiResult, App, BODY_BYTES_MAX, Body, json, with_token
 use crate::error::ApiError;
 use crate::event::{Level, NewEvent};
 use crate::fleet_state::FleetState;
-use crate::state::{State, now_unix_ms};
+use crate::state::State;
 use crate::views;
 
 /// Default and longest wait for the name servers, milliseconds.

@@ -7,6 +7,7 @@ use axum::extract::State as Shared;
 use axum::response::{IntoResponse, Response};
 use http::{HeaderMap, header};
 use nearcast_fleet::change::Entry;
+use nearcast_fleet::clock::now_unix_ms;
 use nearcast_fleet::config::Fleet;
 use nearcast_fleet::follow::JournalAnswer;
 use nearcast_fleet::node_key::Caller;
@@ -22,7 +23,7 @@ use crate::error::ApiError;
 use crate::event::{Level, NewEvent};
 use crate::fleet_state::nodes::{Role, is_node, roster};
 use crate::journal::Reconciled;
-use crate::state::{State, now_unix_ms};
+use crate::state::State;
 use crate::views;
 
 /// Longest wait of a long poll.

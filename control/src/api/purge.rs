@@ -7,6 +7,7 @@ use axum::Json;
 use axum::extract::State as Shared;
 use http::HeaderMap;
 use nearcast_fleet::change::{Change, Entry, Purge, PurgeScope};
+use nearcast_fleet::clock::now_unix_ms;
 use nearcast_fleet::config::Fleet;
 use nearcast_fleet::scope;
 use tokio::time::{Instant, timeout_at};
@@ -18,7 +19,7 @@ use crate::api::request::{
 use crate::error::ApiError;
 use crate::event::{Level, NewEvent};
 use crate::fleet_state::nodes::Role;
-use crate::state::{PurgeWaiter, now_unix_ms};
+use crate::state::PurgeWaiter;
 use crate::views::{self, Scope};
 
 /// Longest wait of a purge for its edges.

@@ -10,6 +10,7 @@ use axum::response::sse::{self, KeepAlive, Sse};
 use axum::{Extension, Json};
 use futures_util::stream::{self, Stream};
 use http::{HeaderMap, StatusCode, Uri};
+use nearcast_fleet::clock::now_unix_ms;
 use serde::Deserialize;
 use tokio::sync::broadcast::error::RecvError;
 
@@ -23,7 +24,6 @@ use crate::fleet_state::series::{Key, SECONDS_KEPT, Span, TIME_KEPT};
 use crate::fleet_state::status::StatusContext;
 use crate::push::plan_view;
 use crate::push::planner::ITEMS_MAX;
-use crate::state::now_unix_ms;
 use crate::views;
 
 /// Events at the start of a new stream, and in a status.

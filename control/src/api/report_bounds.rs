@@ -233,15 +233,17 @@ mod tests {
     use nearcast_fleet::report::{
         FillProgress, NodeHealth, PurgeProgress, SelectionCount, SiteTotals, UrlCount,
     };
+    use nearcast_fleet::testing::FleetText;
 
     use super::*;
 
     const NOW: u64 = 1_800_000_000_000;
 
     fn fleet() -> Fleet {
-        let text = "[fleet]\nzone = \"cdn.test\"\n[[cluster]]\nname = \"ams\"\nplace = { latitude = 1, longitude = 1 }\n[[cluster.node]]\n\
-                    name = \"ams-1\"\naddress = \"192.0.2.1\"\n[[site]]\nname = \"www\"\nhosts = [\"a.test\"]\norigin = \"http://192.0.2.9\"\n";
-        nearcast_fleet::file::parse(text, std::path::Path::new("/")).expect("a good file")
+        FleetText::new()
+            .cluster("ams", &["192.0.2.1"])
+            .site("www", "http://192.0.2.9", "hosts = [\"a.test\"]")
+            .fleet()
     }
 
     fn lying_edge() -> EdgeReport {

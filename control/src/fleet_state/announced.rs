@@ -90,14 +90,13 @@ pub(super) fn cluster_change(
 
 #[cfg(test)]
 mod tests {
+    use nearcast_fleet::testing::FleetText;
+
     use super::*;
 
     #[test]
     fn only_the_loss_and_the_return_of_a_cluster_are_events() {
-        let text = "[fleet]\nzone = \"cdn.test\"\n[[cluster]]\nname = \"ams\"\nplace = { latitude = 1, longitude = 1 }\n\
-                    [[cluster.node]]\nname = \"ams-1\"\naddress = \"192.0.2.1\"\n";
-        let fleet =
-            nearcast_fleet::file::parse(text, std::path::Path::new("/")).expect("a good file");
+        let fleet = FleetText::new().cluster("ams", &["192.0.2.1"]).fleet();
         for before in ClusterState::ALL {
             for after in ClusterState::ALL {
                 let expected = match (before, after) {

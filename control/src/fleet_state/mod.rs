@@ -529,44 +529,23 @@ fn earlier_edge_report<'n>(
 mod tests {
     use super::*;
     use nearcast_fleet::report::{NodeHealth, SiteTotals};
+    use nearcast_fleet::testing::FleetText;
 
     const START: u64 = 1_000_000;
 
     fn fleet() -> Fleet {
-        let text = r#"
-            [fleet]
-            zone = "cdn.test"
-            node_key = "a key that only this test knows"
-            report_interval = "1s"
-            [control]
-            [[origin_node]]
-            name = "origin"
-            listen = "127.0.0.1:8000"
-            admin = "127.0.0.1:9180"
-            root = "content"
-            [[name_server]]
-            name = "ns1"
-            listen = "127.0.0.1:5300"
-            [[cluster]]
-            name = "ams"
-            place = { latitude = 52.37, longitude = 4.9 }
-            time_zone = "Europe/Amsterdam"
-            off_peak = "02:00-06:00"
-            fill_rate = "80Mbit/s"
-            [[cluster.node]]
-            name = "ams-1"
-            address = "127.0.10.1"
-            [[cluster.node]]
-            name = "ams-2"
-            address = "127.0.10.2"
-            admin = "127.0.10.2:9100"
-            [[site]]
-            name = "www"
-            hosts = ["www.demo.test"]
-            origin = "http://127.0.0.1:8000"
-        "#;
-        nearcast_fleet::file::parse(text, std::path::Path::new("/"))
-            .unwrap_or_else(|m| panic!("{m:?}"))
+        FleetText::new()
+            .set("report_interval", "\"1s\"")
+            .control("127.0.0.1:7700")
+            .origin_node("origin", "127.0.0.1:8000", "content")
+            .name_server("ns1", "127.0.0.1:5300")
+            .cluster("ams", &["192.0.2.1", "192.0.2.2"])
+            .site(
+                "www",
+                "http://127.0.0.1:8000",
+                "hosts = [\"www.demo.test\"]",
+            )
+            .fleet()
     }
 
     fn edge(node: &str, started_unix_ms: u64, hits: u64, draining: bool) -> EdgeReport {

@@ -337,6 +337,8 @@ impl Orders {
 
 #[cfg(test)]
 mod tests {
+    use nearcast_fleet::testing::FleetText;
+
     use super::*;
     use crate::fleet_state::order_record::order_id;
     use nearcast_fleet::change::PushItem;
@@ -629,24 +631,13 @@ mod tests {
         assert!(p.take_missed().is_empty() && p.missed("ams").is_none());
     }
 
-    fn fleet(clusters: &[(&str, &[&str])], push: bool) -> Fleet {
-        let mut text = format!(
-            "[fleet]\nzone = \"cdn.test\"\nnode_key = \"a key that only this test knows\"\n[control]\n[control.push]\nenabled = {push}\n"
-        );
-        for (n, (cluster, nodes)) in clusters.iter().enumerate() {
-            text += &format!(
-                "[[cluster]]\nname = \"{cluster}\"\nplace = {{ latitude = 1, longitude = 1 }}\n"
-            );
-            for (m, node) in nodes.iter().enumerate() {
-                text += &format!(
-                    "[[cluster.node]]\nname = \"{node}\"\naddress = \"127.0.{}.{}\"\n",
-                    n + 10,
-                    m + 1
-                );
-            }
-        }
-        nearcast_fleet::file::parse(&text, std::path::Path::new("/"))
-            .unwrap_or_else(|e| panic!("{e:?}"))
+    fn fleet(cluster: &str, node: &str, push: bool) -> Fleet {
+        FleetText::new()
+            .control("127.0.0.1:7700")
+            .text_after(&format!("[control.push]\nenabled = {push}"))
+            .cluster_head(cluster, "")
+            .node(node, "127.0.10.1", "")
+            .fleet()
     }
 
     #[test]
@@ -660,7 +651,7 @@ mod tests {
         );
         p.report(&report("gone", "x", 1, false));
         p.report(&report("b", "x", 4, true));
-        p.follow(&fleet(&[("ams", &["a"])], true));
+        p.follow(&fleet("ams", "a", true));
         assert_eq!(p.running("ams"), Some("x"), "a is still at it");
         let told = p.report(&report("a", "x", 4, true));
         assert_eq!(
@@ -677,9 +668,9 @@ mod tests {
     #[test]
     fn what_was_missed_ends_with_pushing_and_with_the_cluster() {
         for (fleet, left) in [
-            (fleet(&[("ams", &["a"])], true), true),
-            (fleet(&[("ams", &["a"])], false), false),
-            (fleet(&[("nyc", &["a"])], true), false),
+            (fleet("ams", "a", true), true),
+            (fleet("ams", "a", false), false),
+            (fleet("nyc", "a", true), false),
         ] {
             let mut p = Orders::default();
             p.miss("ams", MissedReason::NotOrdered, "words".into());
@@ -744,7 +735,7 @@ mod tests {
         );
         // Orders of removed clusters count towards the limit.
         p.tick(5000, 0, |_| true);
-        p.follow(&fleet(&[("c1", &["a"])], true));
+        p.follow(&fleet("c1", "a", true));
         assert_eq!(
             (
                 p.records.len(),

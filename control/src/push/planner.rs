@@ -72,14 +72,16 @@ pub(super) fn window_of(fleet: &Fleet, cluster: &Cluster, now_unix_ms: u64) -> O
 
 #[cfg(test)]
 mod tests {
+    use nearcast_fleet::testing::FleetText;
+
     use super::*;
 
     #[test]
     fn fresh_until_the_end_of_the_next_busiest_hour() {
-        let file = "[fleet]\nzone = \"cdn.test\"\n[[cluster]]\nname = \"ams\"\nplace = { latitude = 1.0, longitude = 1.0 }\n\
-            time_zone = \"Europe/Amsterdam\"\n[[cluster.node]]\nname = \"ams-1\"\naddress = \"127.0.0.1\"\nadmin = \"127.0.0.1:9100\"\n";
-        let mut fleet =
-            nearcast_fleet::file::parse(file, std::path::Path::new("/")).expect("the file is good");
+        let mut fleet = FleetText::new()
+            .cluster_head("ams", "time_zone = \"Europe/Amsterdam\"")
+            .node("ams-1", "127.0.0.1", "")
+            .fleet();
         let hour = |n: usize| {
             let mut hours = [1.0; 24];
             hours[n] = 9.0;

@@ -5,10 +5,12 @@ use http::Method;
 use http::Request;
 use http::Response;
 use nearcast_fleet::client::Client;
+use nearcast_fleet::clock::now_unix_ms;
 use nearcast_fleet::config::Fleet;
 use nearcast_fleet::config::Secret;
 use nearcast_fleet::failure::Failure;
 use nearcast_fleet::file;
+use nearcast_fleet::testing::fleet_at;
 use nearcast_net::shutdown;
 use nearcast_net::shutdown::ShutdownTrigger;
 use serde_json::Value;
@@ -23,7 +25,7 @@ use tokio::task::JoinHandle;
 
 pub(crate) const SOON: Duration = Duration::from_secs(20);
 
-pub(crate) const KEY: &str = "a key that only this test knows";
+pub(crate) use nearcast_fleet::testing::NODE_KEY as KEY;
 
 /// An address that no other test and no other process uses.
 pub(crate) fn address() -> String {
@@ -218,7 +220,7 @@ impl Lab {
 
     pub(crate) async fn edge(&self, node: &str, revision: u64, more: Value) {
         let mut report = json!({
-            "node": node, "started_unix_ms": now_ms() + 1, "revision": revision, "draining": false, "sites": {}, "connections": 3,
+            "node": node, "started_unix_ms": now_unix_ms() + 1, "revision": revision, "draining": false, "sites": {}, "connections": 3,
             "memory_bytes": 1, "disk_bytes": 2, "pushed_bytes": 0, "popularity": [], "fills": [], "purges": []
         });
         for (name, value) in more.as_object().unwrap() {
@@ -269,8 +271,7 @@ pub(crate) struct Spawned {
 }
 
 pub(crate) fn spawn(dir: &Path, text: &str) -> Spawned {
-    let fleet = file::parse(text, dir).unwrap_or_else(|mistakes| panic!("{mistakes:?}"));
-    let (tx, rx) = watch::channel(Arc::new(fleet));
+    let (tx, rx) = watch::channel(Arc::new(fleet_at(text, dir)));
     let (trigger, shutdown) = shutdown::channel();
     let (disk, on_disk) = watch::channel(text.to_owned());
     Spawned {
@@ -300,10 +301,6 @@ pub(crate) fn no_nonsense(_: &Fleet, text: &str) -> Vec<file::Mistake> {
         .map(|n| mistake(n + 1))
         .into_iter()
         .collect()
-}
-
-pub(crate) fn now_ms() -> u64 {
-    nearcast_fleet::clock::unix_millis(std::time::SystemTime::now())
 }
 
 pub(crate) fn body(response: &Response<Bytes>) -> Value {

@@ -1,16 +1,17 @@
 //! Plans and push orders.
 
+use nearcast_fleet::clock::now_unix_ms;
 use serde_json::Value;
 use serde_json::json;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::lab::{KEY, Lab, SOON, address, body, fleet_text, now_ms};
+use crate::lab::{KEY, Lab, SOON, address, body, fleet_text};
 
 #[tokio::test]
 async fn a_push_is_planned_ordered_followed_and_counted() {
     let lab = Lab::start().await;
-    let started = now_ms() + 1;
+    let started = now_unix_ms() + 1;
     let skipped = body(&lab.post("/v1/pushes", &lab.token.0, json!({})).await);
     assert_eq!(
         (&skipped["orders"], &skipped["skipped"][0]["cluster"]),
@@ -145,7 +146,7 @@ async fn an_order_is_issued_once_when_the_window_opens() {
     let ip = address();
     // Amsterdam's 02:00 in winter is 01:00 UTC: two real seconds from now, and the window is four
     // hours long.
-    let real = now_ms() as f64 / 1000.0;
+    let real = now_unix_ms() as f64 / 1000.0;
     let clock = format!(
         "[clock]\nspeed = 60.0\nanchor_real = {real}\nanchor_fleet = \"2026-01-15T00:58:00Z\"\n"
     );
@@ -192,7 +193,7 @@ async fn a_window_that_passed_while_control_was_down_is_an_alert_once() {
     assert!(looked.exists(), "it is written down from the start");
     std::fs::write(
         &looked,
-        json!({"looked_unix_ms": now_ms() - 3 * 86_400_000}).to_string(),
+        json!({"looked_unix_ms": now_unix_ms() - 3 * 86_400_000}).to_string(),
     )
     .unwrap();
     let lab = Lab::start_with(dir, ip, text).await;

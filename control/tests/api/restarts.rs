@@ -2,11 +2,12 @@
 
 use http::Method;
 use http::StatusCode;
+use nearcast_fleet::clock::now_unix_ms;
 use serde_json::Value;
 use serde_json::json;
 use std::time::Duration;
 
-use crate::lab::{KEY, Lab, SOON, body, now_ms};
+use crate::lab::{KEY, Lab, SOON, body};
 
 #[tokio::test]
 async fn a_node_that_has_seen_more_than_the_journal_holds_makes_everything_purged() {
@@ -116,7 +117,7 @@ async fn what_was_shown_is_shown_again_after_a_restart() {
         json!({"sites": {"www": {"requests": {"hit": hits}, "bytes": {"hit": 100 * hits}, "errors": 0,
         "origin_bytes": 0, "origin_requests": 0, "pushed_hits": 0, "pushed_hit_bytes": 0}}})
     };
-    let started = now_ms() + 1;
+    let started = now_unix_ms() + 1;
     for n in 0..12 {
         for node in ["ams-1", "ams-2"] {
             let mut report = traffic(40 * n);

@@ -1,5 +1,6 @@
 //! Status, series and events.
 
+use nearcast_fleet::clock::now_unix_ms;
 use serde_json::Value;
 use serde_json::json;
 use std::time::Duration;
@@ -7,7 +8,7 @@ use tokio::io::AsyncReadExt;
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 
-use crate::lab::{KEY, Lab, SOON, now_ms};
+use crate::lab::{KEY, Lab, SOON};
 
 #[tokio::test]
 async fn reports_become_status_series_and_selections() {
@@ -16,7 +17,7 @@ async fn reports_become_status_series_and_selections() {
         json!({"www": {"requests": {"hit": hit, "miss": miss, "local": 50}, "bytes": {"hit": hit * 1000, "miss": miss * 1000}, "errors": 1,
             "origin_bytes": miss * 1000, "origin_requests": miss, "pushed_hits": hit / 2, "pushed_hit_bytes": hit * 500}})
     };
-    let started = now_ms() + 1;
+    let started = now_unix_ms() + 1;
     for (hit, miss) in [(60, 20), (80, 20)] {
         lab.edge(
             "ams-1",
@@ -117,7 +118,7 @@ async fn reports_become_status_series_and_selections() {
 #[tokio::test]
 async fn what_pushes_fetch_is_no_part_of_the_byte_hit_ratio() {
     let lab = Lab::start().await;
-    let started = now_ms() + 1;
+    let started = now_unix_ms() + 1;
     let sites = |pushed: u64| {
         json!({"www": {"requests": {"hit": 9, "miss": 1}, "bytes": {"hit": 9000, "miss": 1000}, "errors": 0, "origin_bytes": 1000, "origin_requests": 1,
             "push_origin_bytes": pushed, "push_peer_bytes": 2 * pushed, "pushed_hits": 0, "pushed_hit_bytes": 0}})

@@ -9,6 +9,7 @@ use super::fill::{RELAY_SLICES, SLICE};
 use super::*;
 use crate::origin::OriginError;
 use crate::store::{Pool, SLICE_BYTES, Store, StoreConfig};
+use nearcast_fleet::random::Random;
 use nearcast_http_rules::conditional::StrongValidator;
 
 fn content(memory_bytes: u64, length: Option<u64>) -> Arc<Content> {
@@ -278,18 +279,6 @@ async fn a_seek_takes_over_what_is_far_ahead_and_its_readers() {
     assert!(content.begin_fill_of_next_missing(0, 10 * SLICE).is_none());
 }
 
-/// Numbers that a seed decides (xorshift).
-struct Random(u64);
-
-impl Random {
-    fn below(&mut self, end: u64) -> u64 {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        self.0 % end
-    }
-}
-
 type Writers = std::rc::Rc<std::cell::RefCell<Vec<(FillWriter, u64)>>>;
 
 fn add(writers: &Writers, content: &Arc<Content>, fill: Arc<Fill>) {
@@ -343,30 +332,25 @@ async fn walk(seed: u64) {
         .collect::<Vec<_>>()
         .into();
     let content = content_of(64 << 20, Some(length), true);
-    let mut random = Random(seed * 2 + 1);
+    let mut random = Random::new(seed);
+    let mut below = |end: u64| random.below(end as usize) as u64;
     let writers = Writers::default();
     add(&writers, &content, content.begin_fill(0, Some(length)));
     let readers: Vec<_> = (0..12)
         .map(|_| {
-            let first = random.below(length);
-            let end = first + 1 + random.below(length - first);
-            let reading = read_range(
-                content.clone(),
-                writers.clone(),
-                first,
-                end,
-                random.below(40),
-            );
+            let first = below(length);
+            let end = first + 1 + below(length - first);
+            let reading = read_range(content.clone(), writers.clone(), first, end, below(40));
             (first, end, tokio::task::spawn_local(reading))
         })
         .collect();
     let mut written = 0;
     while !writers.borrow().is_empty() {
         tokio::task::yield_now().await;
-        let number = random.below(writers.borrow().len() as u64) as usize;
+        let number = below(writers.borrow().len() as u64) as usize;
         let (mut writer, goal) = writers.borrow_mut().swap_remove(number);
         // The origin does not know that a fill's end has come nearer.
-        let (at, more) = (writer.at(), 1 + random.below(2 * SLICE));
+        let (at, more) = (writer.at(), 1 + below(2 * SLICE));
         writer.write(body.slice(at as usize..(at + more).min(goal) as usize));
         written += writer.at() - at;
         let end = writer.fill().end().expect("it is known");

@@ -225,6 +225,8 @@ async fn carry_out(filler: ItemFiller, order: &PushOrder, pushes: &Pushes) {
 
 #[cfg(test)]
 mod tests {
+    use nearcast_fleet::testing::FleetText;
+
     use super::*;
 
     #[tokio::test]
@@ -286,18 +288,10 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn only_orders_of_the_own_cluster_that_are_not_over_count() {
-        let mut file = "[fleet]\nzone = \"cdn.test\"\n".to_owned();
-        for (name, address) in [("ams", "127.0.0.1"), ("nyc", "127.0.0.2")] {
-            file += &format!(
-                "[[cluster]]\nname = \"{name}\"\nplace = {{ latitude = 1.0, longitude = 1.0 }}\n"
-            );
-            file += &format!(
-                "[[cluster.node]]\nname = \"{name}-1\"\naddress = \"{address}\"\nadmin = \"{address}:9100\"\n"
-            );
-        }
-        file += "[[site]]\nname = \"www\"\nhosts = [\"www.test\"]\norigin = \"http://127.0.0.3\"\n";
-        let fleet = nearcast_fleet::file::parse(&file, std::path::Path::new("/"))
-            .expect("the file is good");
+        let fleet = FleetText::new()
+            .cluster("ams", &["192.0.2.1"])
+            .cluster("nyc", &["192.0.2.2"])
+            .fleet();
         let (_fleet_tx, fleet) = watch::channel(Arc::new(fleet));
         let (orders_tx, mut orders) = mpsc::channel(8);
         for (id, cluster, not_after_unix_ms) in [

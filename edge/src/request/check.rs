@@ -18,7 +18,7 @@ use nearcast_http_rules::request_fields;
 use nearcast_http_rules::status::ProxyError;
 use parking_lot::Mutex;
 
-use crate::edge::{Edge, Worker, now_ms};
+use crate::edge::{Edge, Worker};
 use crate::interim::InterimSender;
 use crate::origin::Target;
 use crate::peer::{PEER, is_peer};
@@ -210,7 +210,7 @@ pub(super) fn check(
         fields: Arc::new(head.headers),
         loop_id,
         address: client.address,
-        began_ms: now_ms(),
+        began_ms: worker.edge.clock.unix_ms(),
         revision: worker.edge.generations.revision(),
         interim,
     };

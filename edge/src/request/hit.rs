@@ -16,7 +16,7 @@ use nearcast_http_rules::{forward, vary};
 
 use super::account;
 use super::check::{ClientConnection, Request, may_be_health_check};
-use crate::edge::{Edge, Worker, now_ms};
+use crate::edge::{Edge, Worker};
 use crate::store::Pool;
 use crate::stored::generations::PurgeState;
 use crate::stored::index::Variants;
@@ -184,7 +184,7 @@ pub(crate) fn try_hit<'a>(
             return None;
         }
 
-        let now = now_ms();
+        let now = edge.clock.unix_ms();
         let found = Ok(facts(edge, stored, is_soft_purged));
         let terms = Terms::plain(&site.cache, now);
         let Decision::Serve { outcome, age, .. } = decide(&terms, found) else {

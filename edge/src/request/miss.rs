@@ -22,7 +22,6 @@ use super::hit::find;
 use super::pass::pass_response;
 use super::stale::Stale;
 use super::to_origin::{forward_request, wanted_slices};
-use crate::edge::now_ms;
 use crate::forward::{Cookies, FollowerStep, Forwarded, Join, Requester, SharedError, Turns};
 use crate::origin::OriginError;
 use nearcast_fleet::report::CacheStatus;
@@ -156,7 +155,7 @@ async fn answer_forwarded(
                 forward_status: Some(received),
                 is_stored,
                 not_stored,
-                ttl: is_stored.then(|| response.freshness.ttl(now_ms())),
+                ttl: is_stored.then(|| response.freshness.ttl(request.worker.edge.clock.unix_ms())),
                 ..Outcome::forwarded(CacheStatus::Miss, reason)
             };
             let delivered = deliver_fill(request, &response, outcome, fill).await;
@@ -171,7 +170,7 @@ async fn answer_forwarded(
             cookies,
             not_stored,
         } => {
-            let now = now_ms();
+            let now = request.worker.edge.clock.unix_ms();
             let outcome = Outcome {
                 forward_status: Some(received),
                 ttl: Some(response.freshness.ttl(now)),

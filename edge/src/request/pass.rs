@@ -25,7 +25,7 @@ use super::check::Request;
 use super::stale::{Stale, has_distinct_fields};
 use super::to_origin::origin_fields;
 use crate::client_body::{BodyCut, ClientBody};
-use crate::edge::{Edge, now_ms};
+use crate::edge::Edge;
 use crate::origin::{OriginBody, OriginError, OriginRequestBody};
 use crate::stored::generations::host_of;
 use crate::stored::response::StoredResponse;
@@ -220,7 +220,7 @@ fn why_passed(request: &Request, head: &Parts) -> NotStored {
     };
     let exchange = Exchange {
         requested_ms: request.began_ms,
-        received_ms: now_ms(),
+        received_ms: request.worker.edge.clock.unix_ms(),
     };
     // A part is judged as the whole would be.
     let is_part = head.status == StatusCode::PARTIAL_CONTENT;

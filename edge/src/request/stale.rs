@@ -21,10 +21,11 @@ use super::check::Request;
 use super::deliver::deliver;
 use super::hit::is_soft_purged;
 use super::to_origin::forward_request;
-use crate::edge::{Edge, Knowledge, now_ms};
+use crate::edge::{Edge, Knowledge};
 use crate::forward::{Forwarded, Requester};
 use crate::origin::{Failing, OriginError};
 use crate::stored::response::StoredResponse;
+use nearcast_fleet::clock::now_unix_ms;
 use nearcast_fleet::report::CacheStatus;
 
 /// How long a request whose validation has failed waits to learn whether control answers, and what
@@ -60,7 +61,8 @@ impl Stale {
         if let Some(is_due) = request.target().failing() {
             return Some(("origin-unavailable", is_due));
         }
-        let (failing, is_due) = self.response.backoff.state(now_ms())?;
+        let now = request.worker.edge.clock.unix_ms();
+        let (failing, is_due) = self.response.backoff.state(now)?;
         Some((failing.detail(), is_due))
     }
 
@@ -103,7 +105,8 @@ impl Stale {
         error: Option<OriginError>,
         status: Option<StatusCode>,
     ) -> Option<Answered> {
-        let (now, freshness) = (now_ms(), &self.response.freshness);
+        let now = request.worker.edge.clock.unix_ms();
+        let freshness = &self.response.freshness;
         let outcome = Outcome {
             is_unsynced,
             ttl: Some(freshness.ttl(now)),
@@ -205,7 +208,8 @@ impl Stale {
         if failing != Failing::TimedOut && may_be_of_client() {
             revalidate_in_background(request, &self.response);
         } else {
-            self.response.backoff.note(failing, now_ms());
+            let now = request.worker.edge.clock.unix_ms();
+            self.response.backoff.note(failing, now);
         }
     }
 }
@@ -267,8 +271,8 @@ async fn note_revalidated(response: Arc<StoredResponse>, forwarded: oneshot::Rec
     };
     match status {
         Ok(status) if !reuse::is_error(status) => response.backoff.clear(),
-        Ok(_) => response.backoff.note(Failing::Status, now_ms()),
-        Err(Some(failing)) => response.backoff.note(failing, now_ms()),
+        Ok(_) => response.backoff.note(Failing::Status, now_unix_ms()),
+        Err(Some(failing)) => response.backoff.note(failing, now_unix_ms()),
         Err(None) => {}
     }
     response.is_validating.store(false, Ordering::Relaxed);

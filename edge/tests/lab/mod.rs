@@ -1,400 +1,23 @@
 //! A running edge and a scripted origin on free loopback ports, and a client that speaks raw HTTP.
-#![allow(dead_code)] // each test binary uses a part
+#![allow(dead_code, unused_imports)] // each test binary uses a part
 
-use std::collections::HashMap;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, AtomicU16, Ordering};
-use std::sync::{Arc, Condvar, Mutex};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU16, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use nearcast_fleet::change::{Change, Entry, Purge, PurgeScope};
-use nearcast_fleet::clock::FleetClock;
 use nearcast_fleet::config::*;
 use nearcast_fleet::failure::Failure;
 use nearcast_fleet::follow::{FollowState, Following, NodeContext};
+use nearcast_fleet::testing;
 use nearcast_fleet::units::Bytes;
 use nearcast_net::shutdown::{self, ShutdownTrigger};
+pub(crate) use nearcast_testing::{Gate, Origin, Reply, Seen};
 use tokio::sync::{mpsc, watch};
-
-/// A request as the origin saw it.
-#[derive(Debug, Clone, Default)]
-pub(crate) struct Seen {
-    pub(crate) method: String,
-    pub(crate) target: String,
-    pub(crate) fields: HashMap<String, String>,
-    pub(crate) body: Vec<u8>,
-}
-
-impl Seen {
-    /// First and last byte of a plain range request.
-    pub(crate) fn range(&self) -> Option<(usize, Option<usize>)> {
-        let (first, last) = self
-            .fields
-            .get("range")?
-            .strip_prefix("bytes=")?
-            .split_once('-')?;
-        Some((first.parse().ok()?, last.parse().ok()))
-    }
-
-    /// First and last byte of a plain range request for a body of that length.
-    fn range_of(&self, length: usize) -> Option<(usize, usize)> {
-        if let Some(last) = self
-            .fields
-            .get("range")
-            .and_then(|r| r.strip_prefix("bytes=-")?.parse::<usize>().ok())
-        {
-            return Some((length.saturating_sub(last), length - 1));
-        }
-        let (first, last) = self.range()?;
-        Some((first, last.unwrap_or(length - 1).min(length - 1)))
-    }
-}
-
-/// Something that others wait for until the test opens it.
-#[derive(Debug, Clone, Default)]
-pub(crate) struct Gate(Arc<(Mutex<bool>, Condvar)>);
-
-impl Gate {
-    pub(crate) fn open(&self) {
-        *self.0.0.lock().expect("unpoisoned") = true;
-        self.0.1.notify_all();
-    }
-
-    /// Waits, but not for ever: a test that fails must end.
-    pub(crate) fn wait(&self) {
-        let is_open = self.0.0.lock().expect("unpoisoned");
-        drop(
-            self.0
-                .1
-                .wait_timeout_while(is_open, Duration::from_secs(60), |is_open| !*is_open),
-        );
-    }
-}
-
-/// What the origin answers.
-#[derive(Debug, Clone)]
-pub(crate) struct Reply {
-    pub(crate) status: u16,
-    pub(crate) fields: Vec<(String, String)>,
-    pub(crate) body: Vec<u8>,
-    /// Even pieces of the body, each after a pause.
-    pub(crate) pieces: usize,
-    pub(crate) pause: Duration,
-    /// Bytes after which the connection is cut.
-    pub(crate) cut: Option<usize>,
-    /// `Transfer-Encoding: chunked` in place of a length.
-    pub(crate) chunked: bool,
-    /// What comes before the response, as it is on the wire.
-    pub(crate) interim: &'static str,
-    /// A gate between that and the response.
-    pub(crate) held_head: Option<Gate>,
-    /// A gate before the byte at this place of the body.
-    pub(crate) held: Option<(usize, Gate)>,
-}
-
-impl Reply {
-    pub(crate) fn ok(body: impl Into<Vec<u8>>, cache_control: &str) -> Self {
-        let fields = if cache_control.is_empty() {
-            vec![]
-        } else {
-            vec![("Cache-Control".into(), cache_control.into())]
-        };
-        Self {
-            status: 200,
-            fields,
-            body: body.into(),
-            pieces: 1,
-            pause: Duration::ZERO,
-            cut: None,
-            chunked: false,
-            interim: "",
-            held_head: None,
-            held: None,
-        }
-    }
-
-    pub(crate) fn status(status: u16) -> Self {
-        Self {
-            status,
-            ..Self::ok("", "")
-        }
-    }
-
-    pub(crate) fn field(mut self, name: &str, value: &str) -> Self {
-        self.fields.push((name.into(), value.into()));
-        self
-    }
-
-    pub(crate) fn slow(mut self, pieces: usize, pause_ms: u64) -> Self {
-        self.pieces = pieces;
-        self.pause = Duration::from_millis(pause_ms);
-        self
-    }
-
-    pub(crate) fn cut_after(mut self, bytes: usize) -> Self {
-        self.cut = Some(bytes);
-        self
-    }
-
-    /// Sends no byte from there on before the gate is open.
-    pub(crate) fn held_at(mut self, bytes: usize, gate: &Gate) -> Self {
-        self.held = Some((bytes, gate.clone()));
-        self
-    }
-
-    pub(crate) fn chunked(mut self) -> Self {
-        self.chunked = true;
-        self
-    }
-
-    /// The same as an origin that knows ranges and `If-Range` would answer it.
-    pub(crate) fn ranged(self, seen: &Seen) -> Self {
-        let is_validator = |wanted: &String| {
-            self.fields
-                .iter()
-                .any(|(n, v)| matches!(&**n, "ETag" | "Last-Modified") && v == wanted)
-        };
-        if seen
-            .fields
-            .get("if-range")
-            .is_some_and(|wanted| !is_validator(wanted))
-        {
-            return self;
-        }
-        let length = self.body.len();
-        if let Some(set) = seen
-            .fields
-            .get("range")
-            .and_then(|r| r.strip_prefix("bytes="))
-            .filter(|set| set.contains(','))
-        {
-            return self.multipart(set);
-        }
-        let Some((first, last)) = seen.range_of(length) else {
-            return self;
-        };
-        if first >= length {
-            return Self {
-                status: 416,
-                body: vec![],
-                ..self
-            }
-            .field("Content-Range", &format!("bytes */{length}"));
-        }
-        let body = self.body[first..=last].to_vec();
-        Self {
-            status: 206,
-            body,
-            ..self
-        }
-        .field("Content-Range", &format!("bytes {first}-{last}/{length}"))
-    }
-
-    /// Those of several ranges that are inside, as parts.
-    fn multipart(self, set: &str) -> Self {
-        let length = self.body.len();
-        let mut parts = Vec::new();
-        for member in set.split(',') {
-            let fields = HashMap::from([("range".to_owned(), format!("bytes={}", member.trim()))]);
-            let Some((first, last)) = (Seen {
-                fields,
-                ..Seen::default()
-            })
-            .range_of(length)
-            .filter(|(first, _)| *first < length) else {
-                continue;
-            };
-            let head =
-                format!("\r\n--part\r\nContent-Range: bytes {first}-{last}/{length}\r\n\r\n");
-            parts.extend_from_slice(head.as_bytes());
-            parts.extend_from_slice(&self.body[first..=last]);
-        }
-        if parts.is_empty() {
-            return Self {
-                status: 416,
-                body: vec![],
-                ..self
-            }
-            .field("Content-Range", &format!("bytes */{length}"));
-        }
-        parts.extend_from_slice(b"\r\n--part--\r\n");
-        Self {
-            status: 206,
-            body: parts,
-            ..self
-        }
-        .field("Content-Type", "multipart/byteranges; boundary=part")
-    }
-}
-
-/// A scripted origin.
-pub(crate) struct Origin {
-    pub(crate) address: SocketAddr,
-    seen: Arc<Mutex<Vec<Seen>>>,
-    open: Arc<AtomicBool>,
-}
-
-impl Origin {
-    pub(crate) fn start(script: impl Fn(&Seen) -> Reply + Send + Sync + 'static) -> Self {
-        Self::start_at(SocketAddr::from(([127, 0, 0, 1], 0)), script)
-    }
-
-    pub(crate) fn start_at(
-        address: SocketAddr,
-        script: impl Fn(&Seen) -> Reply + Send + Sync + 'static,
-    ) -> Self {
-        let listener = TcpListener::bind(address).expect("a free port");
-        let address = listener.local_addr().expect("bound");
-        let (seen, open) = (
-            Arc::new(Mutex::new(Vec::new())),
-            Arc::new(AtomicBool::new(true)),
-        );
-        let script = Arc::new(script);
-        let (all, is_open) = (seen.clone(), open.clone());
-        std::thread::spawn(move || {
-            for stream in listener.incoming().flatten() {
-                if !is_open.load(Ordering::SeqCst) {
-                    return;
-                }
-                let (all, script, is_open) = (all.clone(), script.clone(), is_open.clone());
-                // A connection that breaks is what some tests are about.
-                std::thread::spawn(move || drop(answer(&stream, &all, &*script, &is_open)));
-            }
-        });
-        Self {
-            address,
-            seen,
-            open,
-        }
-    }
-
-    pub(crate) fn seen(&self) -> Vec<Seen> {
-        self.seen.lock().expect("unpoisoned").clone()
-    }
-
-    pub(crate) fn count(&self, target: &str) -> usize {
-        self.seen().iter().filter(|s| s.target == target).count()
-    }
-
-    /// Refuses connections from now on and closes the ones there are after their next request.
-    pub(crate) fn stop(&self) {
-        self.open.store(false, Ordering::SeqCst);
-        drop(TcpStream::connect(self.address));
-    }
-}
-
-impl Drop for Origin {
-    fn drop(&mut self) {
-        self.stop();
-    }
-}
-
-fn answer(
-    mut stream: &TcpStream,
-    all: &Mutex<Vec<Seen>>,
-    script: &dyn Fn(&Seen) -> Reply,
-    open: &AtomicBool,
-) -> std::io::Result<()> {
-    stream.set_nodelay(true)?;
-    let mut reader = BufReader::new(stream);
-    loop {
-        let mut line = String::new();
-        if reader.read_line(&mut line)? == 0 || !open.load(Ordering::SeqCst) {
-            return Ok(());
-        }
-        let mut words = line.split_whitespace().map(str::to_owned);
-        let mut seen = Seen {
-            method: words.next().unwrap_or_default(),
-            target: words.next().unwrap_or_default(),
-            ..Seen::default()
-        };
-        loop {
-            let mut field = String::new();
-            reader.read_line(&mut field)?;
-            let Some((name, value)) = field.trim_end().split_once(':') else {
-                break;
-            };
-            seen.fields
-                .insert(name.to_lowercase(), value.trim().to_owned());
-        }
-        if seen.fields.contains_key("transfer-encoding") {
-            loop {
-                let mut size = String::new();
-                reader.read_line(&mut size)?;
-                let size = usize::from_str_radix(size.trim(), 16).unwrap_or(0);
-                let mut chunk = vec![0; size + 2];
-                reader.read_exact(&mut chunk)?;
-                if size == 0 {
-                    break;
-                }
-                seen.body.extend_from_slice(&chunk[..size]);
-            }
-        } else {
-            let length = seen
-                .fields
-                .get("content-length")
-                .and_then(|v| v.parse().ok())
-                .unwrap_or(0);
-            reader.by_ref().take(length).read_to_end(&mut seen.body)?;
-        }
-        all.lock().expect("unpoisoned").push(seen.clone());
-        let reply = script(&seen);
-        stream.write_all(reply.interim.as_bytes())?;
-        if let Some(gate) = &reply.held_head {
-            gate.wait();
-        }
-        let mut head = format!("HTTP/1.1 {} x\r\n", reply.status);
-        for (name, value) in &reply.fields {
-            head += &format!("{name}: {value}\r\n");
-        }
-        if reply.chunked {
-            head += "Transfer-Encoding: chunked\r\n";
-        } else if reply.status != 304 {
-            head += &format!("Content-Length: {}\r\n", reply.body.len());
-        }
-        stream.write_all(format!("{head}\r\n").as_bytes())?;
-        if seen.method == "HEAD" || reply.status == 304 {
-            continue;
-        }
-        let mut sent = 0;
-        if let Some((at, gate)) = &reply.held {
-            write_piece(stream, &reply.body[..*at], reply.chunked)?;
-            gate.wait();
-            write_piece(stream, &reply.body[*at..], reply.chunked)?;
-            if reply.chunked {
-                stream.write_all(b"0\r\n\r\n")?;
-            }
-            continue;
-        }
-        for piece in reply
-            .body
-            .chunks(reply.body.len().div_ceil(reply.pieces).max(1))
-        {
-            std::thread::park_timeout(reply.pause);
-            let piece = &piece[..piece.len().min(reply.cut.unwrap_or(usize::MAX) - sent)];
-            write_piece(stream, piece, reply.chunked)?;
-            sent += piece.len();
-            if reply.cut == Some(sent) {
-                return stream.shutdown(std::net::Shutdown::Both);
-            }
-        }
-        if reply.chunked {
-            stream.write_all(b"0\r\n\r\n")?;
-        }
-    }
-}
-
-fn write_piece(mut stream: &TcpStream, piece: &[u8], chunked: bool) -> std::io::Result<()> {
-    if !chunked || piece.is_empty() {
-        return stream.write_all(piece);
-    }
-    stream.write_all(format!("{:x}\r\n", piece.len()).as_bytes())?;
-    stream.write_all(piece)?;
-    stream.write_all(b"\r\n")
-}
 
 /// A listener whose queue is full, with the connections that fill it: connecting to it takes for
 /// ever.
@@ -465,34 +88,45 @@ impl Plan {
 
     pub(crate) fn fleet(&self, listen: SocketAddr, admin: SocketAddr) -> Fleet {
         let node = |name: &str, service: SocketAddr| Node {
-            name: name.into(),
-            addresses: vec![service.ip()],
             listen: vec![service],
             service,
-            admin: None,
             memory: Bytes(self.memory),
             disk: Bytes(self.disk),
             threads: Some(2),
-            capacity_bits: None,
             clients: self.clients,
+            ..testing::node(name, &[&service.ip().to_string()])
         };
         let own = Node {
             admin: Some(admin),
             ..node(&self.name, listen)
         };
+        let peers = self.peers.iter().map(|(n, a)| node(n, *a));
+        let cluster = Cluster {
+            off_peak: DailyWindow {
+                start_minute: 0,
+                end_minute: 1,
+            },
+            fill_rate_bits: 1 << 30,
+            push_share: Bytes(self.push_share),
+            ..testing::cluster(
+                "ams",
+                52.0,
+                4.0,
+                std::iter::once(own).chain(peers).collect(),
+            )
+        };
+        let site = Site {
+            hosts: self.hosts.clone(),
+            origin: self.origin.clone(),
+            origin_host: self.origin_host.clone(),
+            cache: self.cache.clone(),
+            origin_policy: self.origin_policy.clone(),
+            purge: self.purge.clone(),
+            ..testing::site("www", &[], &[0])
+        };
         Fleet {
-            zone: "cdn.test".into(),
-            base: PathBuf::new(),
-            zone_name_servers: vec![],
-            admin_hosts: Vec::new(),
-            hostmaster: "hostmaster@cdn.test".into(),
             state_dir: self.state_dir.clone(),
-            user: None,
-            node_key: Secret("a key for this test alone".into()),
-            keys: Default::default(),
             report_interval: Duration::from_millis(200),
-            drain: Default::default(),
-            clock: FleetClock::REAL,
             control: self.control.map(|address| Control {
                 name: "control".into(),
                 hosts: Vec::new(),
@@ -501,57 +135,7 @@ impl Plan {
                 admin: address,
                 push: None,
             }),
-            origins: vec![],
-            name_servers: vec![],
-            steering: Steering {
-                geo_db: None,
-                health: HealthCheck {
-                    path: "/".into(),
-                    interval: Duration::from_secs(1),
-                    timeout: Duration::from_secs(1),
-                    timeout_min: Duration::from_millis(250),
-                    fall: 1,
-                    rise: 1,
-                    jitter: 0.0,
-                },
-                rtt_max_age: Duration::from_secs(1),
-                rtt_explore: 0.0,
-                ramp: Duration::ZERO,
-                rtt_bound: false,
-            },
-            clusters: vec![Cluster {
-                name: "ams".into(),
-                label: "Amsterdam".into(),
-                place: Place {
-                    latitude: 52.0,
-                    longitude: 4.0,
-                },
-                time_zone: "Europe/Amsterdam".into(),
-                off_peak: DailyWindow {
-                    start_minute: 0,
-                    end_minute: 1,
-                },
-                fill_rate_bits: 1 << 30,
-                push_share: Bytes(self.push_share),
-                weight: 1,
-                nodes: std::iter::once(own)
-                    .chain(self.peers.iter().map(|(n, a)| node(n, *a)))
-                    .collect(),
-            }],
-            sites: vec![Site {
-                name: "www".into(),
-                hosts: self.hosts.clone(),
-                origin: self.origin.clone(),
-                origin_host: self.origin_host.clone(),
-                policy: SelectionPolicy::Geo,
-                ttl: Duration::from_secs(20),
-                clusters: vec![0],
-                cache: self.cache.clone(),
-                origin_policy: self.origin_policy.clone(),
-                purge: self.purge.clone(),
-            }],
-            zones: vec![],
-            changed_unix_s: 0,
+            ..testing::fleet_of(vec![cluster], vec![site])
         }
     }
 

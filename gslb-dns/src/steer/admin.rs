@@ -5,10 +5,11 @@ use std::sync::Arc;
 use bytes::Bytes;
 use http::{Method, Request, Response, StatusCode};
 use nearcast_fleet::admin::RolePaths;
+use nearcast_fleet::clock::now_unix_ms;
 use nearcast_fleet::node_key::{self, KeyRefused};
 use nearcast_fleet::report::RttReport;
 
-use super::steering::{Steering, now_ms};
+use super::steering::Steering;
 
 impl Steering {
     /// The admin paths of steering: `GET /explain` and `POST /rtt` (with the node key); 404 for
@@ -16,7 +17,7 @@ impl Steering {
     pub fn admin_extra(self: &Arc<Self>) -> RolePaths {
         let steering = self.clone();
         Arc::new(move |request| {
-            let response = steering.admin(&request, now_ms());
+            let response = steering.admin(&request, now_unix_ms());
             Box::pin(async move { response })
         })
     }

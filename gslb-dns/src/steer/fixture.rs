@@ -1,36 +1,14 @@
 //! Fleets for the tests of steering.
 
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
-use nearcast_fleet::clock::FleetClock;
 use nearcast_fleet::config::{
-    CachePolicy, ClientLimits, Cluster, DailyWindow, Fleet, HealthCheck, NameServer, Node,
-    OriginPolicy, Place, Record, Secret, SelectionPolicy, Site, Steering, Zone,
+    Cluster, Fleet, HealthCheck, NameServer, Node, Record, SelectionPolicy, Site, Steering, Zone,
 };
-use nearcast_fleet::units::Bytes;
-
-pub(super) const KEY: &str = "a key that only these tests know";
-
-/// A node that accepts no connections.
-pub(super) fn node(name: &str, addresses: &[&str]) -> Node {
-    Node {
-        name: name.to_owned(),
-        addresses: addresses
-            .iter()
-            .map(|a| a.parse::<IpAddr>().unwrap())
-            .collect(),
-        listen: Vec::new(),
-        service: SocketAddr::from((Ipv4Addr::LOCALHOST, 1)),
-        admin: None,
-        memory: Bytes(1 << 20),
-        disk: Bytes(0),
-        threads: None,
-        capacity_bits: None,
-        clients: ClientLimits::default(),
-    }
-}
+use nearcast_fleet::testing;
+pub(super) use nearcast_fleet::testing::{NODE_KEY as KEY, node};
 
 pub(super) fn cluster(
     name: &str,
@@ -40,36 +18,16 @@ pub(super) fn cluster(
     nodes: Vec<Node>,
 ) -> Cluster {
     Cluster {
-        name: name.to_owned(),
         label: name.to_uppercase(),
-        place: Place {
-            latitude,
-            longitude,
-        },
-        time_zone: "UTC".to_owned(),
-        off_peak: DailyWindow {
-            start_minute: 120,
-            end_minute: 360,
-        },
-        fill_rate_bits: 1 << 20,
-        push_share: Bytes(0),
         weight,
-        nodes,
+        ..testing::cluster(name, latitude, longitude, nodes)
     }
 }
 
 pub(super) fn site(name: &str, policy: SelectionPolicy, clusters: &[usize]) -> Site {
     Site {
-        name: name.to_owned(),
-        hosts: vec![format!("{name}.demo.test")],
-        origin: "http://127.0.0.1:1".to_owned(),
-        origin_host: None,
         policy,
-        ttl: Duration::from_secs(20),
-        clusters: clusters.to_vec(),
-        cache: CachePolicy::default(),
-        origin_policy: OriginPolicy::default(),
-        purge: Default::default(),
+        ..testing::site(name, &[&format!("{name}.demo.test")], clusters)
     }
 }
 
@@ -94,54 +52,34 @@ pub(super) fn fleet() -> Fleet {
         vec![one(1), one(2)]
     };
     let all = [0, 1, 2];
+    let clusters = vec![
+        cluster("ams", 52.37, 4.9, 1, pair("ams", 10, true)),
+        cluster("nyc", 40.71, -74.01, 2, pair("nyc", 20, true)),
+        cluster("sin", 1.35, 103.82, 1, pair("sin", 30, false)),
+    ];
+    let sites = vec![
+        site("geo", SelectionPolicy::Geo, &all),
+        site("rtt", SelectionPolicy::Rtt, &all),
+        site("weighted", SelectionPolicy::Weighted, &all),
+        site("turns", SelectionPolicy::RoundRobin, &all),
+        site("one", SelectionPolicy::Geo, &[2]),
+        site("far", SelectionPolicy::Geo, &[1, 2]),
+    ];
+    let fleet = testing::fleet_of(clusters, sites);
     Fleet {
-        zone: "cdn.test".to_owned(),
-        zone_name_servers: Vec::new(),
-        admin_hosts: Vec::new(),
-        hostmaster: "hostmaster@cdn.test".to_owned(),
-        base: std::path::PathBuf::new(),
         state_dir: std::path::PathBuf::new(),
-        user: None,
-        node_key: Secret(KEY.to_owned()),
-        keys: Default::default(),
         report_interval: Duration::from_secs(2),
-        drain: Default::default(),
-        clock: FleetClock::REAL,
-        control: None,
-        origins: Vec::new(),
-        name_servers: Vec::new(),
         steering: Steering {
-            geo_db: None,
-            health: HealthCheck {
-                path: "/.nearcast/health".to_owned(),
-                interval: Duration::from_millis(500),
-                timeout: Duration::from_millis(400),
-                timeout_min: Duration::from_millis(250),
-                fall: 2,
-                rise: 2,
-                jitter: 0.1,
-            },
-            rtt_max_age: Duration::from_secs(600),
-            rtt_explore: 0.01,
             ramp: Duration::ZERO,
             // The places of these tests' measurements are invented.
             rtt_bound: false,
+            health: HealthCheck {
+                timeout: Duration::from_millis(400),
+                ..fleet.steering.health
+            },
+            ..fleet.steering
         },
-        clusters: vec![
-            cluster("ams", 52.37, 4.9, 1, pair("ams", 10, true)),
-            cluster("nyc", 40.71, -74.01, 2, pair("nyc", 20, true)),
-            cluster("sin", 1.35, 103.82, 1, pair("sin", 30, false)),
-        ],
-        sites: vec![
-            site("geo", SelectionPolicy::Geo, &all),
-            site("rtt", SelectionPolicy::Rtt, &all),
-            site("weighted", SelectionPolicy::Weighted, &all),
-            site("turns", SelectionPolicy::RoundRobin, &all),
-            site("one", SelectionPolicy::Geo, &[2]),
-            site("far", SelectionPolicy::Geo, &[1, 2]),
-        ],
-        zones: Vec::new(),
-        changed_unix_s: 0,
+        ..fleet
     }
 }
 

@@ -64,6 +64,7 @@ mod watch;
 
 use std::sync::Arc;
 
+use nearcast_fleet::clock::now_unix_ms;
 use nearcast_net::shutdown::Shutdown;
 
 pub use self::addresses::Addresses;
@@ -72,7 +73,6 @@ use self::location::Atlas;
 use self::metrics::SteeringCollector;
 pub use self::snapshot::{Revision, Snapshot};
 pub use self::steering::Steering;
-use self::steering::now_ms;
 
 /// Checks a geo database without compiling it, for checking a fleet file before it is used.
 ///
@@ -97,7 +97,7 @@ impl Steering {
     ) -> Arc<Self> {
         let current = served.borrow().clone();
         let geo = watch::start(current.fleet.steering.geo_db.as_deref(), registry);
-        let steering = Arc::new(Self::new(current, geo.atlas.clone(), now_ms()));
+        let steering = Arc::new(Self::new(current, geo.atlas.clone(), now_unix_ms()));
         let selections = SteeringCollector::new(steering.clone());
         if let Err(error) = registry.register(Box::new(selections)) {
             tracing::warn!(%error, "selections are not counted in this registry");

@@ -4,10 +4,9 @@ use std::collections::{BTreeMap, HashMap};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::SystemTime;
 
 use arc_swap::ArcSwap;
-use nearcast_fleet::clock::unix_millis;
+use nearcast_fleet::clock::now_unix_ms;
 use nearcast_fleet::config::Node;
 use nearcast_fleet::drains::Drains;
 use nearcast_fleet::report::{DnsReport, NodeHealth, RttReport, SelectionCount};
@@ -180,7 +179,7 @@ impl Steering {
     pub fn set_drained(&self, drains: Drains) {
         let mut state = self.state();
         state.drains = drains;
-        state.refresh(now_ms());
+        state.refresh(now_unix_ms());
         self.publish(&state);
     }
 
@@ -317,9 +316,4 @@ impl Steering {
         report.rtt_prefixes = state.rtt_map.prefixes as u64;
         report.geo_source.clone_from(&state.plan.atlas.description);
     }
-}
-
-/// Milliseconds after the Unix epoch, now.
-pub(super) fn now_ms() -> u64 {
-    unix_millis(SystemTime::now())
 }

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
+use nearcast_fleet::clock::now_unix_ms;
 use nearcast_fleet::config::HealthCheck;
 use nearcast_fleet::failure::Failure;
 use nearcast_net::shutdown::Shutdown;
@@ -18,7 +19,7 @@ use super::check::Checker;
 use super::health::CheckOutcome;
 use super::location::Atlas;
 use super::snapshot::Revision;
-use super::steering::{Steering, now_ms};
+use super::steering::Steering;
 use nearcast_fleet::random::Random;
 
 /// Interval of the periodic work.
@@ -153,7 +154,7 @@ pub(super) fn spawn(
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
             tick.tick().await;
-            steering.tick(now_ms());
+            steering.tick(now_unix_ms());
         }
     }));
 }
@@ -213,7 +214,7 @@ async fn check_nodes(
         loop {
             tokio::select! {
                 () = shutdown.requested() => return,
-                Some((node, at, outcome)) = results.recv() => steering.observe_health(&node, at, outcome, now_ms()),
+                Some((node, at, outcome)) = results.recv() => steering.observe_health(&node, at, outcome, now_unix_ms()),
                 Some(_) = tasks.join_next() => {}
                 changed = served.changed() => {
                     if changed.is_err() {
@@ -235,7 +236,7 @@ async fn shutdown_or_results(
     loop {
         tokio::select! {
             () = shutdown.requested() => return,
-            Some((node, at, outcome)) = results.recv() => steering.observe_health(&node, at, outcome, now_ms()),
+            Some((node, at, outcome)) = results.recv() => steering.observe_health(&node, at, outcome, now_unix_ms()),
         }
     }
 }
@@ -246,7 +247,7 @@ async fn check_one(
     rules: HealthCheck,
     results: mpsc::Sender<CheckResult>,
 ) {
-    let seed = node.bytes().fold(now_ms(), |seed, b| {
+    let seed = node.bytes().fold(now_unix_ms(), |seed, b| {
         seed.wrapping_mul(31).wrapping_add(u64::from(b))
     });
     let mut jitter = Random::new(seed ^ u64::from(endpoint.port()));
@@ -376,7 +377,7 @@ async fn reload(
                 }
             }
         };
-        worker.adopt(served, atlas, now_ms());
+        worker.adopt(served, atlas, now_unix_ms());
         result
     })
     .await;

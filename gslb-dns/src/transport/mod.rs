@@ -13,7 +13,7 @@ use std::net::{SocketAddr, UdpSocket};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use nearcast_fleet::failure::Failure;
 use nearcast_net::shutdown::Shutdown;
@@ -172,8 +172,4 @@ impl Serving {
 fn seed(index: usize) -> u64 {
     use std::hash::{BuildHasher, RandomState};
     RandomState::new().hash_one(index)
-}
-
-fn unix_now() -> u32 {
-    nearcast_fleet::clock::unix_seconds(SystemTime::now()) as u32
 }

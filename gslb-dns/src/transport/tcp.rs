@@ -5,6 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
+use nearcast_fleet::clock::now_unix_s;
 use nearcast_net::shutdown::Shutdown;
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -12,7 +13,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Notify;
 
 use super::slots::{ClientConnections, ClientSlot, ConnectionSlots};
-use super::{ERROR_PAUSE, seed, unix_now};
+use super::{ERROR_PAUSE, seed};
 use crate::handler::{Handler, TCP_IDLE_TENTHS, Worker};
 use crate::message::{QUERY_BYTES_MAX, TCP_BYTES_MAX};
 use crate::metrics::{Metrics, Transport};
@@ -129,7 +130,7 @@ struct Connection {
 impl Connection {
     async fn run(mut self, mut shutdown: Shutdown) {
         let _ = self.stream.set_nodelay(true);
-        let mut worker = Worker::new(Transport::Tcp, seed(0), unix_now());
+        let mut worker = Worker::new(Transport::Tcp, seed(0), now_unix_s() as u32);
         let mut input: Vec<u8> = Vec::with_capacity(TCP_INPUT_BYTES);
         let mut output = Vec::new();
         // Bytes still to come of a message that was answered from its beginning.
@@ -150,7 +151,7 @@ impl Connection {
             if !matches!(read, Some(Ok(Ok(true)))) {
                 return;
             }
-            worker.now = unix_now();
+            worker.now = now_unix_s() as u32;
             let mut taken = 0;
 
             while let Some((message, length)) = input.get(taken..).and_then(framed) {

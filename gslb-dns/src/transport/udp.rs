@@ -6,9 +6,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use nearcast_fleet::clock::now_unix_s;
 use socket2::{Domain, Protocol, Socket, Type};
 
-use super::{ERROR_PAUSE, unix_now};
+use super::ERROR_PAUSE;
 use crate::handler::{Handler, Worker};
 use crate::kernel::{self, Batch, Reply};
 use crate::message::UDP_BYTES_MAX;
@@ -63,7 +64,7 @@ impl UdpWorker {
 
     fn serve(&self) {
         let mut batch = Batch::new();
-        let mut worker = Worker::new(Transport::Udp, self.seed, unix_now());
+        let mut worker = Worker::new(Transport::Udp, self.seed, now_unix_s() as u32);
         let mut output = Vec::with_capacity(kernel::BATCH * UDP_BYTES_MAX);
         let mut replies = Vec::with_capacity(kernel::BATCH);
         let mut errors: u64 = 0;
@@ -92,7 +93,7 @@ impl UdpWorker {
                     continue;
                 }
             };
-            worker.now = unix_now();
+            worker.now = now_unix_s() as u32;
             let snapshot = self.handler.steering.snapshot();
             output.clear();
             replies.clear();

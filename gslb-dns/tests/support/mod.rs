@@ -6,14 +6,12 @@ use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use nearcast_fleet::clock::FleetClock;
 use nearcast_fleet::config::{
-    CachePolicy, ClientLimits, Cluster, DailyWindow, Fleet, HealthCheck, NameServer, Node,
-    OriginPolicy, Place, Record, Secret, SelectionPolicy, Site, Steering, Zone,
+    Cluster, Fleet, HealthCheck, NameServer, Node, Record, Site, Steering, Zone,
 };
 use nearcast_fleet::failure::Failure;
 use nearcast_fleet::follow::{FollowState, Following, NodeContext};
-use nearcast_fleet::units::Bytes;
+use nearcast_fleet::testing;
 use nearcast_net::shutdown::{self, ShutdownTrigger};
 use tokio::sync::{mpsc, watch};
 
@@ -57,18 +55,7 @@ pub fn zone(name: &str, records: &[&str]) -> Zone {
 
 /// A site with these hosts in every cluster.
 pub fn site(name: &str, hosts: &[&str]) -> Site {
-    Site {
-        name: name.to_owned(),
-        hosts: hosts.iter().map(|h| (*h).to_owned()).collect(),
-        origin: "http://127.0.0.1:1".to_owned(),
-        origin_host: None,
-        policy: SelectionPolicy::Geo,
-        ttl: Duration::from_secs(20),
-        clusters: vec![0, 1, 2],
-        cache: CachePolicy::default(),
-        origin_policy: OriginPolicy::default(),
-        purge: Default::default(),
-    }
+    testing::site(name, hosts, &[0, 1, 2])
 }
 
 /// Where every edge of these tests answers its health checks: they are all up, from the first check
@@ -98,34 +85,10 @@ pub fn nobody() -> SocketAddr {
 
 fn cluster(name: &str, latitude: f64, longitude: f64, net: u8) -> Cluster {
     let node = |last: u8| Node {
-        name: format!("{name}-{last}"),
-        addresses: vec![Ipv4Addr::new(127, 0, net, last).into()],
-        listen: Vec::new(),
         service: healthy(),
-        admin: None,
-        memory: Bytes(1 << 20),
-        disk: Bytes(0),
-        threads: None,
-        capacity_bits: None,
-        clients: ClientLimits::default(),
+        ..testing::node(&format!("{name}-{last}"), &[&format!("127.0.{net}.{last}")])
     };
-    Cluster {
-        name: name.to_owned(),
-        label: name.to_owned(),
-        place: Place {
-            latitude,
-            longitude,
-        },
-        time_zone: "UTC".to_owned(),
-        off_peak: DailyWindow {
-            start_minute: 120,
-            end_minute: 360,
-        },
-        fill_rate_bits: 1 << 20,
-        push_share: Bytes(0),
-        weight: 1,
-        nodes: vec![node(1), node(2)],
-    }
+    testing::cluster(name, latitude, longitude, vec![node(1), node(2)])
 }
 
 /// A directory of this process; each fleet has one of its own, and a server that stops removes it.
@@ -138,19 +101,17 @@ fn state_dir() -> std::path::PathBuf {
 /// Three clusters, one name server `ns1`, zone `cdn.test`, and what is given.
 pub fn fleet(listen: Vec<SocketAddr>, sites: Vec<Site>, zones: Vec<Zone>) -> Fleet {
     let admin = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
+    let clusters = vec![
+        cluster("ams", 52.37, 4.9, 10),
+        cluster("nyc", 40.71, -74.01, 20),
+        cluster("sin", 1.35, 103.82, 30),
+    ];
+    let fleet = testing::fleet_of(clusters, sites);
     Fleet {
-        zone: "cdn.test".to_owned(),
         hostmaster: "host.master@cdn.test".to_owned(),
         base: std::env::temp_dir(),
         state_dir: state_dir(),
-        user: None,
-        node_key: Secret("a key that only this test knows".to_owned()),
-        keys: Default::default(),
         report_interval: Duration::from_secs(60),
-        drain: Default::default(),
-        clock: FleetClock::REAL,
-        control: None,
-        origins: Vec::new(),
         name_servers: vec![NameServer {
             name: "ns1".to_owned(),
             host: "ns1.cdn.test".to_owned(),
@@ -163,31 +124,18 @@ pub fn fleet(listen: Vec<SocketAddr>, sites: Vec<Site>, zones: Vec<Zone>) -> Fle
             admin_url: format!("http://{admin}"),
         }],
         zone_name_servers: vec![0],
-        admin_hosts: Vec::new(),
         steering: Steering {
-            geo_db: None,
-            health: HealthCheck {
-                path: "/.nearcast/health".to_owned(),
-                interval: Duration::from_millis(500),
-                timeout: Duration::from_millis(400),
-                timeout_min: Duration::from_millis(250),
-                fall: 2,
-                rise: 2,
-                jitter: 0.1,
-            },
-            rtt_max_age: Duration::from_secs(600),
-            rtt_explore: 0.01,
             ramp: Duration::ZERO,
             rtt_bound: false,
+            health: HealthCheck {
+                timeout: Duration::from_millis(400),
+                ..fleet.steering.health
+            },
+            ..fleet.steering
         },
-        clusters: vec![
-            cluster("ams", 52.37, 4.9, 10),
-            cluster("nyc", 40.71, -74.01, 20),
-            cluster("sin", 1.35, 103.82, 30),
-        ],
-        sites,
         zones,
         changed_unix_s: 1_700_000_000,
+        ..fleet
     }
 }
 

@@ -5,7 +5,6 @@ pub mod addresses;
 pub mod browser;
 pub mod compose;
 pub mod fleet;
-pub mod http;
 pub mod network;
 pub mod process;
 pub mod tools;

@@ -21,9 +21,10 @@ use std::time::Duration;
 
 use http::{Method, StatusCode};
 use nearcast_fleet::config::CachePolicy;
+use nearcast_fleet::random::Random;
 use tokio::sync::oneshot;
 
-use self::schedule::{Random, Task, pause};
+use self::schedule::{Task, pause};
 use self::traffic::{FlightKey, Kind, Memory, REPLIES, Reply};
 use super::collapse::{Follower, FollowerStep, ForwardResult, Forwards, Join, Leader, Turns};
 use super::head::{self, Expected, HeadAction, OriginHead};
@@ -36,9 +37,9 @@ use nearcast_http_rules::status::ForwardReason;
 use nearcast_http_rules::testing::{NOW_MS, map};
 
 /// Clients of one schedule at most.
-const CLIENTS_MAX: u64 = 12;
+const CLIENTS_MAX: usize = 12;
 /// Different URLs of one schedule.
-const KEYS: u64 = 2;
+const KEYS: usize = 2;
 /// How long requests for a key do not wait after a response that may not be shared.
 const NOT_SHAREABLE_MS: u64 = 60_000;
 
@@ -105,7 +106,6 @@ struct State {
 type Counts = BTreeMap<&'static str, u64>;
 
 struct World {
-    random: Random,
     clock: Clock,
     forwards: Arc<Forwards>,
     policy: Rc<CachePolicy>,
@@ -150,7 +150,7 @@ impl World {
         if entry.language.is_some() || !entry.freshness.is_fresh(self.clock.unix_ms()) {
             // Other variants have to be requested, and so has what cannot be used again.
             for group in [0, 1] {
-                *state.lead_budget.entry((key, group)).or_insert(1) += CLIENTS_MAX;
+                *state.lead_budget.entry((key, group)).or_insert(1) += CLIENTS_MAX as u64;
             }
         }
         let entry = Rc::new(entry);
@@ -553,7 +553,7 @@ impl Drop for Leading {
 #[derive(Clone, Copy)]
 struct Profile {
     /// Kinds of requests, of those that there are.
-    kinds: u64,
+    kinds: usize,
     /// Answers of the origin, of those that there are.
     replies: usize,
     has_departures: bool,
@@ -564,7 +564,7 @@ struct Profile {
 impl Profile {
     fn of(seed: u64, kinds: usize) -> Self {
         let all = Self {
-            kinds: kinds as u64,
+            kinds,
             replies: REPLIES.len(),
             has_departures: true,
             has_purges: true,
@@ -611,17 +611,16 @@ async fn run(seed: u64, policy: &Rc<CachePolicy>, kinds: &Rc<Vec<Kind>>) -> Coun
     let profile = Profile::of(seed, kinds.len());
     let clock = Clock::of_runtime(NOW_MS);
     let world = Rc::new(World {
-        random: Random::new(seed),
         forwards: Forwards::new(1 << 20, clock.clone()),
         clock,
         policy: policy.clone(),
         kinds: kinds.clone(),
         state: RefCell::default(),
     });
-    let random = &world.random;
+    let mut random = Random::new(seed);
     let mut to_come = 1 + random.below(CLIENTS_MAX);
     let keys = 1 + random.below(KEYS);
-    let mut keys_used = [false; KEYS as usize];
+    let mut keys_used = [false; KEYS];
     let mut tasks: Vec<Task> = Vec::new();
 
     while to_come > 0 || !tasks.is_empty() {
@@ -629,30 +628,30 @@ async fn run(seed: u64, policy: &Rc<CachePolicy>, kinds: &Rc<Vec<Kind>>) -> Coun
             0..=14 if to_come > 0 => {
                 to_come -= 1;
                 let (key, kind) = (random.below(keys), random.below(profile.kinds));
-                keys_used[key as usize] = true;
-                tasks.push(Task::new(true, world.clone().client(key, kind as usize)));
+                keys_used[key] = true;
+                tasks.push(Task::new(true, world.clone().client(key as u64, kind)));
             }
             15..=29 => {
                 let mut state = world.state.borrow_mut();
                 if !state.asked.is_empty() {
-                    let position = random.below(state.asked.len() as u64) as usize;
+                    let position = random.below(state.asked.len());
                     let asked = state.asked.swap_remove(position);
-                    let _ = asked.send(random.pick(&REPLIES[..profile.replies]).clone());
+                    let _ = asked.send(REPLIES[random.below(profile.replies)].clone());
                 }
             }
             30..=32 if profile.has_departures && !tasks.is_empty() => {
-                let position = random.below(tasks.len() as u64) as usize;
+                let position = random.below(tasks.len());
                 // A client leaves often; the task of a forward request hardly ever ends early.
                 if tasks[position].is_client || !profile.is_plain() && random.below(4) == 0 {
                     drop(tasks.swap_remove(position));
                 }
             }
             33..=34 if profile.has_purges => {
-                world.purge(random.below(keys));
+                world.purge(random.below(keys) as u64);
                 world.count("purges");
             }
             35 if profile.has_time => {
-                let seconds = *random.pick(&[1, 5, 30, 59, 61]);
+                let seconds = [1, 5, 30, 59, 61][random.below(5)];
                 tokio::time::advance(Duration::from_secs(seconds)).await;
                 let mut state = world.state.borrow_mut();
                 state.lead_budget.values_mut().for_each(|left| *left += 1);
@@ -660,7 +659,7 @@ async fn run(seed: u64, policy: &Rc<CachePolicy>, kinds: &Rc<Vec<Kind>>) -> Coun
             _ => {
                 let woken: Vec<_> = (0..tasks.len()).filter(|n| tasks[*n].is_woken()).collect();
                 if !woken.is_empty() {
-                    let position = *random.pick(&woken);
+                    let position = woken[random.below(woken.len())];
                     if tasks[position].run() {
                         drop(tasks.swap_remove(position));
                     }

@@ -1,35 +1,9 @@
-//! What a schedule is made of: random numbers, and tasks that run one step at a time.
+//! Tasks that run one step at a time.
 
-use std::cell::Cell;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll, Wake, Waker};
-
-/// SplitMix64 (Steele, Lea, Flood: "Fast splittable pseudorandom number generators", 2014).
-pub(super) struct Random(Cell<u64>);
-
-impl Random {
-    pub(super) fn new(seed: u64) -> Self {
-        Self(Cell::new(seed))
-    }
-
-    pub(super) fn next(&self) -> u64 {
-        self.0.set(self.0.get().wrapping_add(0x9e37_79b9_7f4a_7c15));
-        let mut mixed = self.0.get();
-        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        mixed ^ (mixed >> 31)
-    }
-
-    pub(super) fn below(&self, end: u64) -> u64 {
-        self.next() % end
-    }
-
-    pub(super) fn pick<'a, T>(&self, of: &'a [T]) -> &'a T {
-        &of[self.below(of.len() as u64) as usize]
-    }
-}
 
 /// A task of the simulation.
 pub(super) struct Task {

@@ -10,11 +10,12 @@ use std::task::{Poll, ready};
 use http::header::{CONNECTION, CONTENT_LENGTH, DATE, TRANSFER_ENCODING};
 use http::{HeaderMap, HeaderValue, StatusCode};
 use http_body::Body;
+use nearcast_fleet::clock::now_unix_s;
 use nearcast_http_rules::{dates, structured};
 use tokio::io::AsyncWrite;
 
 use crate::client_body::ClientBody;
-use crate::edge::{Edge, now_ms};
+use crate::edge::Edge;
 use crate::request::hit::Hit;
 use crate::serve::socket::ClientSocket;
 
@@ -41,7 +42,7 @@ pub(super) fn frame(
     fields.remove(TRANSFER_ENCODING);
     fields.remove(CONNECTION);
     if !fields.contains_key(DATE) {
-        fields.insert(DATE, dates::format_date(now_ms() / 1000));
+        fields.insert(DATE, dates::format_date(now_unix_s()));
     }
 
     if status.is_informational() || status == StatusCode::NO_CONTENT {

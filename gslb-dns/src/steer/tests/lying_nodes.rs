@@ -1,6 +1,8 @@
 //! What a few lying nodes can do to steering by time: seeded fleets of honest nodes, and what
 //! changes when some of them lie.
 
+use nearcast_fleet::random::Random;
+
 use super::super::fixture::{self, cluster, node, site};
 use super::super::location::Location;
 use super::super::plan::distance_km;
@@ -36,23 +38,6 @@ fn fleet(is_alone: bool) -> Fleet {
     fleet
 }
 
-/// A small generator: the same seed, the same fleet.
-struct Random(u64);
-
-impl Random {
-    fn next(&mut self) -> u64 {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        self.0
-    }
-
-    /// From 0 to 1.
-    fn share(&mut self) -> f64 {
-        (self.next() >> 11) as f64 / (1u64 << 53) as f64
-    }
-}
-
 /// A client network: what each cluster would measure to it, in microseconds.
 struct Network {
     prefix: ipnet::IpNet,
@@ -66,14 +51,14 @@ fn networks(fleet: &Fleet, random: &mut Random) -> Vec<Network> {
     let atlas = location::Atlas::built_in();
     let mut found = Vec::new();
     while found.len() < PREFIXES {
-        let address = IpAddr::from(((random.next() as u32) & 0xffff_ff00).to_be_bytes());
+        let address = IpAddr::from(((random.bits() as u32) & 0xffff_ff00).to_be_bytes());
         let Some(place) = atlas
             .location(atlas.find(address).0)
             .map(Location::position)
         else {
             continue;
         };
-        let last_mile = 1_000.0 - 8_000.0 * (1.0 - random.share()).ln();
+        let last_mile = 1_000.0 - 8_000.0 * (1.0 - random.unit()).ln();
         let km: Vec<f64> = fleet
             .clusters
             .iter()
@@ -81,7 +66,7 @@ fn networks(fleet: &Fleet, random: &mut Random) -> Vec<Network> {
             .collect();
         let times = km
             .iter()
-            .map(|km| (last_mile + km * 10.0 * (1.2 + 0.4 * random.share())) as u32)
+            .map(|km| (last_mile + km * 10.0 * (1.2 + 0.4 * random.unit())) as u32)
             .collect();
         let nearest = (0..km.len())
             .min_by(|a, b| km[*a].total_cmp(&km[*b]))
@@ -118,8 +103,8 @@ fn honest(
             let mut samples = Vec::new();
             for network in networks {
                 let seen = if network.nearest == index { 0.8 } else { 0.05 };
-                let us = f64::from(network.times[index]) * (0.95 + 0.1 * random.share());
-                if random.share() < seen {
+                let us = f64::from(network.times[index]) * (0.95 + 0.1 * random.unit());
+                if random.unit() < seen {
                     samples.push(sample(network, us as u32));
                 }
             }
@@ -175,7 +160,7 @@ struct Trial<'a> {
 
 impl<'a> Trial<'a> {
     fn new(seed: u64, fleet: &'a Fleet, liars: &'a [&'a str]) -> Self {
-        let mut random = Random(seed);
+        let mut random = Random::new(seed);
         let networks = networks(fleet, &mut random);
         let truth = honest(fleet, &networks, liars, &mut random);
         let (before, _) = decided(fleet, &networks, &truth);
@@ -289,7 +274,7 @@ fn a_minority_of_liars_moves_next_to_nobody() {
 #[test]
 fn a_report_about_networks_that_nobody_has_measured_moves_none() {
     let fleet = fleet(false);
-    let mut random = Random(7);
+    let mut random = Random::new(7);
     let networks = networks(&fleet, &mut random);
     let lies = RttReport {
         node: "sin-1".into(),
@@ -311,7 +296,7 @@ fn a_report_about_networks_that_nobody_has_measured_moves_none() {
 #[test]
 fn a_place_that_is_wrong_is_mended_by_what_two_clusters_measure() {
     let fleet = fleet(false);
-    let mut random = Random(3);
+    let mut random = Random::new(3);
     let networks = networks(&fleet, &mut random);
     // They are said to be close to Amsterdam, and are in New York.
     let wrong: Vec<&Network> = networks
