@@ -293,10 +293,7 @@ fn what_cannot_be_purged_is_refused_and_nothing_goes() {
             &["--url", "http://www.demo.test/a\u{1}"],
             "control character",
         ),
-        (
-            &["--url", "ftp://www.demo.test/a"],
-            "is not a scheme",
-        ),
+        (&["--url", "ftp://www.demo.test/a"], "is not a scheme"),
         (&["--prefix", "http://www.demo.te"], "add at least a /"),
         (
             &["--prefix", "http://www.demo.test/*.jpg"],
