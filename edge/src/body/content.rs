@@ -267,6 +267,10 @@ impl Content {
     pub(super) fn end_fill(&self, fill: &Arc<Fill>) {
         let mut fills = self.fills();
         fills.running.retain(|f| !Arc::ptr_eq(f, fill));
+        if fills.running.is_empty() {
+            // Most bodies have one fill ever, and no use for its room in the list after it.
+            fills.running = Vec::new();
+        }
         self.is_filling
             .store(!fills.running.is_empty(), Ordering::Release);
     }

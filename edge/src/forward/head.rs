@@ -13,6 +13,7 @@ use super::wanted::{SliceRange, WantedSlices, can_be_assembled};
 use crate::origin::OriginError;
 use crate::store::SLICE_BYTES;
 use nearcast_http_rules::conditional::{self, StrongValidator};
+use nearcast_http_rules::fields;
 use nearcast_http_rules::freshness::{Exchange, Freshness};
 use nearcast_http_rules::not_stored::NotStored;
 use nearcast_http_rules::reuse;
@@ -247,7 +248,10 @@ fn admit(
     );
     // Fields that `Connection` names concern one hop, also where they state a lifetime (RFC 9110
     // section 7.6.1).
-    let freshness = match head.fields.contains_key(CONNECTION) {
+    let names_a_field = fields::list(head.fields, CONNECTION).any(|option| {
+        !option.eq_ignore_ascii_case(b"keep-alive") && !option.eq_ignore_ascii_case(b"close")
+    });
+    let freshness = match names_a_field {
         true => Freshness::of(
             status,
             &conditional::stored_fields(head.fields, expected.exchange.received_ms),
