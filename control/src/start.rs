@@ -105,7 +105,8 @@ pub(crate) struct StateInputs {
 /// Control while it serves.
 struct RunningControl {
     state: Arc<State>,
-    serving: JoinHandle<()>,
+    /// The task of the API; `None` once it has ended.
+    serving: Option<JoinHandle<()>>,
     tasks: JoinSet<()>,
     /// Locked until the end.
     dir: Dir,
@@ -197,14 +198,19 @@ impl<F: FnOnce() -> Result<(), Failure> + Send> Role for StartingControl<F> {
         admin.set_readiness(Readiness::Ready);
         Ok(RunningControl {
             state,
-            serving,
+            serving: Some(serving),
             tasks,
             dir,
         })
     }
 
     async fn failed(running: &mut RunningControl) -> Failure {
-        match (&mut running.serving).await {
+        let Some(serving) = &mut running.serving else {
+            return std::future::pending().await;
+        };
+        let ended = serving.await;
+        running.serving = None;
+        match ended {
             // Shutdown was requested.
             Ok(()) => std::future::pending().await,
             Err(error) => Failure::new(
@@ -215,7 +221,9 @@ impl<F: FnOnce() -> Result<(), Failure> + Send> Role for StartingControl<F> {
     }
 
     async fn drain(mut running: RunningControl, _: &mut Shutdown) {
-        let _ = running.serving.await;
+        if let Some(serving) = running.serving.take() {
+            let _ = serving.await;
+        }
         while running.tasks.join_next().await.is_some() {}
         let state = running.state;
         state.save(&mut state.fleet_state(), true);

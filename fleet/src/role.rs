@@ -69,6 +69,7 @@ pub async fn run<R: Role>(
     let mut running = role.start(listeners, &mut admin).await?;
 
     tokio::select! {
+        biased;
         () = shutdown.requested() => {}
         failure = R::failed(&mut running) => return Err(failure),
     }
@@ -196,7 +197,7 @@ mod tests {
 
     impl Role for Scripted {
         type Listeners = ();
-        type Running = (Log, SocketAddr);
+        type Running = (Log, SocketAddr, &'static str);
 
         fn admin_address(&self) -> Option<SocketAddr> {
             Some(self.admin)
@@ -215,10 +216,17 @@ mod tests {
             self.log.note_with_ready("start", self.admin).await;
             admin.set_readiness(Readiness::Ready);
             self.log.note_with_ready("start", self.admin).await;
-            Ok((self.log, self.admin))
+            Ok((self.log, self.admin, self.fails_in))
         }
 
-        async fn drain((log, admin): Self::Running, _: &mut Shutdown) {
+        async fn failed((_, _, fails_in): &mut Self::Running) -> Failure {
+            match *fails_in == "serving" {
+                true => Failure::new(FailureKind::Internal, "serving"),
+                false => std::future::pending().await,
+            }
+        }
+
+        async fn drain((log, admin, _): Self::Running, _: &mut Shutdown) {
             log.note_with_ready("drain", admin).await;
         }
     }
@@ -269,6 +277,11 @@ mod tests {
             (in_use, "", &[][..]),
             (free, "open", &["open"]),
             (free, "begin", &["open", "begin"]),
+            (
+                free,
+                "serving",
+                &["open", "begin", "start: starting", "start: ready"],
+            ),
         ] {
             let log = Log::default();
             let role = Scripted {
