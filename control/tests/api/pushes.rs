@@ -10,7 +10,12 @@ use crate::lab::{KEY, Lab, SOON, address, body, fleet_text};
 
 #[tokio::test]
 async fn a_push_is_planned_ordered_followed_and_counted() {
-    let lab = Lab::start().await;
+    // Noon in Amsterdam: no window opens during the test.
+    let ip = address();
+    let real = now_unix_ms() as f64 / 1000.0;
+    let clock = format!("[clock]\nanchor_real = {real}\nanchor_fleet = \"2026-01-15T11:00:00Z\"\n");
+    let text = fleet_text(&ip, &clock);
+    let lab = Lab::start_with(Arc::new(tempfile::tempdir().unwrap()), ip, text).await;
     let started = now_unix_ms() + 1;
     let skipped = body(&lab.post("/v1/pushes", &lab.token.0, json!({})).await);
     assert_eq!(

@@ -63,6 +63,18 @@ pub struct Plan {
 }
 
 impl Plan {
+    /// The off-peak window of a cluster. It is half a day away, so that no push begins by itself
+    /// during a test, unless the test sets the fleet's clock.
+    fn off_peak(&self, longitude: f64) -> String {
+        if self.more.contains("[clock]") {
+            return "02:00-06:00".to_owned();
+        }
+        let utc_hours = nearcast_fleet::clock::now_unix_s() / 3600 % 24;
+        // Within two hours of the zone's time, which is exact enough here.
+        let local = (utc_hours as f64 + longitude / 15.0).rem_euclid(24.0) as u64;
+        format!("{:02}:00-{:02}:00", (local + 11) % 24, (local + 13) % 24)
+    }
+
     /// Three clusters of two edges and one site, `www`, with the host `www.demo.test`, steered by
     /// geography.
     pub fn new() -> Self {
@@ -135,7 +147,8 @@ impl Plan {
             let _ = writeln!(
                 text,
                 "[[cluster]]\nname = \"{name}\"\nplace = {{ latitude = {latitude}, longitude = {longitude} }}\ntime_zone = \"{zone}\"\n\
-                 off_peak = \"02:00-06:00\"\nfill_rate = \"400Mbit/s\"\n{}",
+                 off_peak = \"{}\"\nfill_rate = \"400Mbit/s\"\n{}",
+                self.off_peak(*longitude),
                 self.cluster
             );
             for n in 0..self.nodes {
