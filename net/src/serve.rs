@@ -14,7 +14,6 @@ use hyper::server::conn::http1;
 use hyper::service::HttpService;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::TcpStream;
 use tokio::time::{Instant, Sleep};
 
 /// Limits of one connection.
@@ -47,24 +46,24 @@ pub enum HeadLimit {
     },
 }
 
-/// Serves a connection until the client closes it, a limit passes, or `end` completes and the
+/// Serves a connection, in plain TCP or in TLS, until the client closes it, a limit passes, or `end` completes and the
 /// request that is being answered then is finished.
 ///
 /// # Errors
 /// A connection that ended early, and why: for the log at most.
-pub async fn serve_connection<S>(
-    stream: TcpStream,
+pub async fn serve_connection<T, S>(
+    stream: T,
     limits: Limits,
     service: S,
     end: impl Future<Output = ()>,
 ) -> hyper::Result<()>
 where
+    T: AsyncRead + AsyncWrite + Unpin,
     S: HttpService<Incoming>,
     S::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
     S::ResBody: Body + 'static,
     <S::ResBody as Body>::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
 {
-    let _ = stream.set_nodelay(true);
     let mut builder = http1::Builder::new();
     builder
         .timer(TokioTimer::new())
@@ -87,7 +86,8 @@ where
     serving.await
 }
 
-/// A stream whose writes fail when the other side reads nothing for a time.
+/// A stream whose writes fail when the other side reads nothing for a time. TLS accepts some bytes
+/// and waits when it is flushed, so that is limited too.
 #[derive(Debug)]
 struct StallLimit<S> {
     stream: S,
@@ -166,11 +166,13 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for StallLimit<S> {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(context)
+        let flushed = Pin::new(&mut self.stream).poll_flush(context);
+        self.limited(context, flushed)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(context)
+        let shut_down = Pin::new(&mut self.stream).poll_shutdown(context);
+        self.limited(context, shut_down)
     }
 }
 
@@ -185,7 +187,7 @@ mod tests {
     use http_body_util::Full;
     use hyper::service::service_fn;
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-    use tokio::net::TcpListener;
+    use tokio::net::{TcpListener, TcpStream};
     use tokio::task::JoinHandle;
 
     const LIMITS: Limits = Limits {
@@ -286,6 +288,24 @@ mod tests {
             });
             let written = near.write_all(b"twelve bytes").await;
             assert_eq!(written.is_ok(), expected, "{limit:?} {pauses:?}");
+            drop((near, reader));
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_flush_fails_when_the_other_side_reads_nothing() {
+        for (reads, expected) in [(true, true), (false, false)] {
+            let (near, mut far) = tokio::io::duplex(4);
+            let buffered = tokio::io::BufWriter::new(near);
+            let mut near = StallLimit::new(buffered, Some(Duration::from_secs(30)));
+            near.write_all(b"twelve bytes").await.expect("buffered");
+            let reader = tokio::spawn(async move {
+                if reads {
+                    far.read_exact(&mut [0; 12]).await.expect("written");
+                }
+                far
+            });
+            assert_eq!(near.flush().await.is_ok(), expected, "{reads}");
             drop((near, reader));
         }
     }
