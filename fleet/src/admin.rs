@@ -5,6 +5,7 @@
 //! head, 8 MiB of body, 10 s a request.
 
 use std::collections::VecDeque;
+use std::convert::Infallible;
 use std::future::Future;
 use std::net::SocketAddr;
 use std::pin::Pin;
@@ -12,7 +13,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::{ALLOW, AUTHORIZATION, CONTENT_TYPE, HeaderValue};
+use http::header::{ALLOW, AUTHORIZATION, CONNECTION, CONTENT_TYPE, HeaderValue};
 use http::{Method, Request, Response, StatusCode};
 use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
 use hyper::body::Incoming;
@@ -22,12 +23,14 @@ use nearcast_net::listen;
 use nearcast_net::serve::{HeadLimit, Limits, serve_connection};
 use nearcast_net::shutdown::Shutdown;
 use prometheus::Encoder as _;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio::task::AbortHandle;
 
 use crate::config::Fleet;
 use crate::failure::Failure;
+use crate::listener_tls::{Accepted, ListenerTls};
 use crate::own_names::{self, NameError};
 
 /// Connections served at a time. The oldest is closed for one more, so that a client with many
@@ -97,6 +100,7 @@ pub async fn bind(address: SocketAddr) -> Result<TcpListener, Failure> {
 /// `shutdown` is requested, `/ready` is 503 `draining` whatever `readiness` says.
 pub async fn serve(
     listener: TcpListener,
+    tls: ListenerTls,
     registry: prometheus::Registry,
     readiness: watch::Receiver<Readiness>,
     role_paths: Option<RolePaths>,
@@ -104,6 +108,7 @@ pub async fn serve(
     shutdown: Shutdown,
 ) {
     let answering = Arc::new(Answering {
+        tls,
         registry,
         readiness,
         role_paths,
@@ -132,6 +137,7 @@ pub async fn serve(
 
 /// The sources of the answers.
 struct Answering {
+    tls: ListenerTls,
     registry: prometheus::Registry,
     readiness: watch::Receiver<Readiness>,
     role_paths: Option<RolePaths>,
@@ -140,17 +146,43 @@ struct Answering {
 }
 
 async fn answer_requests(stream: TcpStream, answering: Arc<Answering>) {
-    let service = service_fn(move |request| {
-        let answering = answering.clone();
-        async move {
-            let response = answer(request, &answering).await;
-            Ok::<_, std::convert::Infallible>(response.map(Full::new))
+    let ended = match answering.tls.accept(stream).await {
+        Ok(Accepted::Plain(stream)) => serve_role(stream, answering).await,
+        Ok(Accepted::Tls(stream)) => serve_role(stream, answering).await,
+        Ok(Accepted::Unencrypted(stream)) => {
+            let refusing = service_fn(async |_| Ok::<_, Infallible>(refuse_unencrypted()));
+            serve_connection(stream, LIMITS, refusing, std::future::pending()).await
         }
-    });
-    let ended = serve_connection(stream, LIMITS, service, std::future::pending()).await;
+        Err(error) => {
+            tracing::debug!(%error, "an admin connection ended");
+            return;
+        }
+    };
     if let Err(error) = ended {
         tracing::debug!(%error, "an admin connection ended");
     }
+}
+
+async fn serve_role<T: AsyncRead + AsyncWrite + Unpin>(
+    stream: T,
+    answering: Arc<Answering>,
+) -> hyper::Result<()> {
+    let service = service_fn(move |request| {
+        let answering = answering.clone();
+        async move { Ok::<_, Infallible>(answer(request, &answering).await.map(Full::new)) }
+    });
+    serve_connection(stream, LIMITS, service, std::future::pending()).await
+}
+
+/// The answer to a request without TLS where there is a certificate. The connection ends: what the
+/// client sent has crossed the network in the clear.
+fn refuse_unencrypted() -> Response<Full<Bytes>> {
+    let message = "this port speaks TLS; write https:// in the URL";
+    let mut refused = error(StatusCode::BAD_REQUEST, "tls_required", message);
+    refused
+        .headers_mut()
+        .insert(CONNECTION, HeaderValue::from_static("close"));
+    refused.map(Full::new)
 }
 
 async fn answer(request: Request<Incoming>, answering: &Answering) -> Response<Bytes> {
@@ -328,6 +360,7 @@ mod tests {
         let (trigger, shutdown) = shutdown::channel();
         tokio::spawn(serve(
             listener,
+            ListenerTls::none(),
             registry,
             rx,
             role_paths,
@@ -342,7 +375,7 @@ mod tests {
     }
 
     async fn get(served: &Served, path: &str) -> (u16, String) {
-        let response = Client::new()
+        let response = Client::new(None)
             .get(&format!("{}{path}", served.url), SOON)
             .await
             .expect("answered");
@@ -372,7 +405,7 @@ mod tests {
             "{metrics}"
         );
         assert_eq!(get(&served, "/other").await.0, 404);
-        let posted = Client::new()
+        let posted = Client::new(None)
             .post_json(&format!("{}/ready", served.url), None, "x", SOON)
             .await
             .expect("answered");
@@ -396,7 +429,10 @@ mod tests {
                 .header("host", host)
                 .body(Bytes::new())
                 .expect("a request");
-            let response = Client::new().send(request, SOON).await.expect("answered");
+            let response = Client::new(None)
+                .send(request, SOON)
+                .await
+                .expect("answered");
             assert_eq!(response.status().as_u16(), status, "{host} {path}");
         }
     }
@@ -419,7 +455,7 @@ mod tests {
         }
         assert_eq!(get(&served, "/live").await.0, 200);
         assert_eq!(
-            Client::new()
+            Client::new(None)
                 .post_json(&format!("{}/rtt", served.url), None, "x", SOON)
                 .await
                 .expect("answered")
@@ -434,7 +470,7 @@ mod tests {
             Arc::new(|request| Box::pin(async move { Response::new(request.into_body()) }));
         let served = served(Some(echo)).await;
         let url = format!("{}/echo", served.url);
-        let client = Client::new();
+        let client = Client::new(None);
         let small = client
             .post_json(&url, None, "hello", SOON)
             .await
@@ -471,7 +507,7 @@ mod tests {
             "x-large",
             HeaderValue::from_str(&"x".repeat(HEAD_BYTES_MAX)).expect("a value"),
         );
-        let outcome = Client::new().send(request, SOON).await;
+        let outcome = Client::new(None).send(request, SOON).await;
         assert!(
             outcome.as_ref().map_or(true, |r| r.status() == 431),
             "{outcome:?}"

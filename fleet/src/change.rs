@@ -85,7 +85,8 @@ pub struct Purge {
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(tag = "by", content = "value", rename_all = "snake_case")]
 pub enum PurgeScope {
-    /// One absolute URL: every variant and every equivalent spelling, see [`crate::scope::url`].
+    /// One absolute URL: every variant and every equivalent spelling, see [`crate::scope::url`]. The
+    /// scheme `*` stands for both schemes, here and in a prefix.
     Url(String),
     /// Every URL with this prefix, written `http://host/path/*`. A prefix without a star comes from
     /// an earlier version, see [`crate::scope::beginnings`].

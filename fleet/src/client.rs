@@ -1,10 +1,14 @@
-//! A small HTTP/1.1 client for requests between nodes and from the command line.
+//! A small HTTP/1.1 client for requests between nodes and from the command line, with TLS for
+//! `https` URLs.
 //!
-//! The edge uses another client for origins. Limits: a time-out for the whole exchange, 64 MiB of
+//! Certificates are always verified, against the authority that the fleet file or the command names
+//! (see [`crate::trust`]). The edge uses another client for origins. Limits: a time-out for the whole exchange, 64 MiB of
 //! response body, one kept connection a host. A request on a kept connection that the other end
 //! closes is not repeated: only the caller knows whether it is safe to.
 
-use std::time::Duration;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use http::header::{AUTHORIZATION, CONTENT_TYPE, HeaderValue};
@@ -14,8 +18,10 @@ use hyper::body::Body as _;
 use hyper_util::client::legacy;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::{TokioExecutor, TokioTimer};
+use tokio::sync::watch;
 
-use crate::config::Secret;
+use crate::config::{Fleet, Secret};
+use crate::trust::{self, TlsClient, Trusted};
 
 /// Largest response body.
 pub const BODY_BYTES_MAX: usize = 64 << 20;
@@ -29,8 +35,8 @@ const IDLE_PER_HOST_MAX: usize = 1;
 /// Why an exchange failed.
 #[derive(Debug, thiserror::Error)]
 pub enum ClientError {
-    /// The URL is not `http://host[:port]/path`.
-    #[error("{0:?} is not a URL of the form http://host:port/path")]
+    /// The URL is not `http://host[:port]/path` or `https://host[:port]/path`.
+    #[error("{0:?} is not a URL of the form http://host:port/path or https://host:port/path")]
     Url(String),
     /// Connecting failed.
     #[error("cannot connect to {authority}: {reason}")]
@@ -38,6 +44,22 @@ pub enum ClientError {
         /// Host and port.
         authority: String,
         /// The system's error.
+        reason: String,
+    },
+    /// The certificates of the trusted authorities cannot be used.
+    #[error("cannot verify {authority}: {reason}")]
+    Authorities {
+        /// Host and port.
+        authority: String,
+        /// File and error, with a hint.
+        reason: String,
+    },
+    /// The other side's certificate is not trusted, or it does not speak TLS.
+    #[error("no TLS with {authority}: {reason}")]
+    Tls {
+        /// Host and port.
+        authority: String,
+        /// Description of the error, with a hint.
         reason: String,
     },
     /// The exchange exceeded the time-out.
@@ -66,29 +88,32 @@ pub enum ClientError {
     },
 }
 
+/// The client of one kind of connector.
+pub(crate) type Inner<C> = legacy::Client<C, Full<Bytes>>;
+
 /// A client with kept connections. Clones are cheap and share the connections.
 #[derive(Debug, Clone)]
 pub struct Client {
-    inner: legacy::Client<HttpConnector, Full<Bytes>>,
-}
-
-impl Default for Client {
-    fn default() -> Self {
-        let mut connector = HttpConnector::new();
-        connector.set_nodelay(true);
-        let inner = legacy::Client::builder(TokioExecutor::new())
-            .pool_timer(TokioTimer::new())
-            .pool_idle_timeout(IDLE_KEPT)
-            .pool_max_idle_per_host(IDLE_PER_HOST_MAX)
-            .build(connector);
-        Self { inner }
-    }
+    plain: Inner<HttpConnector>,
+    tls: Arc<TlsClient>,
 }
 
 impl Client {
-    /// A new client.
-    pub fn new() -> Self {
-        Self::default()
+    /// A client that trusts the certificates of that authority (PEM), or of those of the Web.
+    pub fn new(ca: Option<PathBuf>) -> Self {
+        Self::with(Trusted::File(ca))
+    }
+
+    /// A client that trusts the authority of the fleet file in force (`ca` of `[fleet]`).
+    pub fn following(fleet: watch::Receiver<Arc<Fleet>>) -> Self {
+        Self::with(Trusted::OfFleet(fleet))
+    }
+
+    fn with(trusted: Trusted) -> Self {
+        Self {
+            plain: build(connector()),
+            tls: Arc::new(TlsClient::new(trusted)),
+        }
     }
 
     /// Sends a request with an absolute URI and reads the whole response without trailers. Statuses
@@ -102,7 +127,7 @@ impl Client {
         timeout: Duration,
     ) -> Result<Response<Bytes>, ClientError> {
         let authority = match (request.uri().scheme_str(), request.uri().authority()) {
-            (Some("http"), Some(authority)) => authority.to_string(),
+            (Some("http" | "https"), Some(authority)) => authority.to_string(),
             _ => return Err(ClientError::Url(request.uri().to_string())),
         };
         match tokio::time::timeout(timeout, self.exchange(request, &authority)).await {
@@ -173,18 +198,32 @@ impl Client {
         request: Request<Bytes>,
         authority: &str,
     ) -> Result<Response<Bytes>, ClientError> {
-        let response = self
-            .inner
-            .request(request.map(Full::new))
-            .await
-            .map_err(|e| {
-                let (authority, reason) = (authority.to_owned(), root_cause(&e));
-                if e.is_connect() {
-                    ClientError::Connect { authority, reason }
-                } else {
-                    ClientError::Exchange { authority, reason }
-                }
-            })?;
+        let is_tls = request.uri().scheme_str() == Some("https");
+        let request = request.map(Full::new);
+        let answered = if is_tls {
+            let client =
+                self.tls
+                    .current(Instant::now())
+                    .map_err(|error| ClientError::Authorities {
+                        authority: authority.to_owned(),
+                        reason: format!("{error}; {}", trust::FILE_HINT),
+                    })?;
+            client.request(request).await
+        } else {
+            self.plain.request(request).await
+        };
+        let response = answered.map_err(|e| {
+            let authority = authority.to_owned();
+            if let Some(reason) = trust::tls_problem(&e) {
+                return ClientError::Tls { authority, reason };
+            }
+            let reason = root_cause(&e);
+            if e.is_connect() {
+                ClientError::Connect { authority, reason }
+            } else {
+                ClientError::Exchange { authority, reason }
+            }
+        })?;
 
         let (head, body) = response.into_parts();
         if body.size_hint().lower() > BODY_BYTES_MAX as u64 {
@@ -214,6 +253,25 @@ impl Client {
 
         Ok(Response::from_parts(head, body.to_bytes()))
     }
+}
+
+/// Connects by TCP, for one of the two clients.
+pub(crate) fn connector() -> HttpConnector {
+    let mut connector = HttpConnector::new();
+    connector.set_nodelay(true);
+    connector
+}
+
+/// A client with its limits of kept connections.
+pub(crate) fn build<C>(connector: C) -> Inner<C>
+where
+    C: legacy::connect::Connect + Clone,
+{
+    legacy::Client::builder(TokioExecutor::new())
+        .pool_timer(TokioTimer::new())
+        .pool_idle_timeout(IDLE_KEPT)
+        .pool_max_idle_per_host(IDLE_PER_HOST_MAX)
+        .build(connector)
 }
 
 fn parse_url(url: &str) -> Result<Uri, ClientError> {
@@ -277,7 +335,7 @@ mod tests {
     #[tokio::test]
     async fn a_status_of_500_is_a_response() {
         let url = answering(b"HTTP/1.1 500 Oh\r\nContent-Length: 4\r\n\r\nwhy?").await;
-        let client = Client::new();
+        let client = Client::new(None);
         for _ in 0..3 {
             let response = client
                 .post_json(&url, Some(&Secret("k".into())), &[1, 2], SOON)
@@ -296,11 +354,11 @@ mod tests {
         let closed = format!("http://{}/", unused.local_addr().expect("bound"));
         drop(unused);
         let not_http = answering(b"SSH-2.0-x\r\n").await;
-        let client = Client::new();
+        let client = Client::new(None);
         for (url, words) in [
             (closed.as_str(), "cannot connect to 127.0.0.1:"),
             (not_http.as_str(), "the exchange with 127.0.0.1:"),
-            ("https://127.0.0.1/", "is not a URL of the form"),
+            ("ftp://127.0.0.1/", "is not a URL of the form"),
             ("no url", "is not a URL of the form"),
             ("/path", "is not a URL of the form"),
         ] {
@@ -312,7 +370,7 @@ mod tests {
     #[tokio::test]
     async fn a_slow_body_ends_at_the_limit_of_time() {
         let url = answering(b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nhalf").await;
-        let error = Client::new()
+        let error = Client::new(None)
             .get(&url, Duration::from_millis(50))
             .await
             .expect_err("never whole");
@@ -322,7 +380,7 @@ mod tests {
     #[tokio::test]
     async fn a_body_beyond_the_limit_is_refused_by_its_length() {
         let url = answering(b"HTTP/1.1 200 OK\r\nContent-Length: 67108865\r\n\r\n").await;
-        let outcome = Client::new().get(&url, SOON).await;
+        let outcome = Client::new(None).get(&url, SOON).await;
         assert!(
             matches!(outcome, Err(ClientError::TooLarge { .. })),
             "{outcome:?}"
@@ -342,7 +400,7 @@ mod tests {
                 .expect("taken");
             while stream.write_all(&[b'x'; 1 << 16]).await.is_ok() {}
         });
-        let outcome = Client::new().get(&url, 4 * SOON).await;
+        let outcome = Client::new(None).get(&url, 4 * SOON).await;
         assert!(
             matches!(outcome, Err(ClientError::TooLarge { .. })),
             "{:?}",

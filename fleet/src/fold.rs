@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 
 use crate::change::{Change, DrainTarget, Entry, Purge, PurgeScope};
+use crate::scope;
 
 /// Most separate purged scopes, about 40 MB of JSON. Beyond it the older half becomes one purge of
 /// everything, which covers more. Running nodes have applied the purges one by one before that, and
@@ -43,9 +44,15 @@ pub(crate) fn fold(mut entries: Vec<Entry>, now_unix_ms: u64) -> Vec<Entry> {
                 Change::FleetFile { .. } | Change::Drain(_) => true,
                 Change::Push(order) => order.not_after_unix_ms > now_unix_ms || n == last,
                 Change::Purge(purge) => {
-                    let harder = Key::Purge(purge.scope.clone(), false);
-                    let is_covered =
-                        purge.soft && newest.get(&harder).is_some_and(|hard| *hard > n);
+                    let is_later = |scope: &PurgeScope, soft| {
+                        let later = newest.get(&Key::Purge(scope.clone(), soft));
+                        later.is_some_and(|later| *later > n)
+                    };
+                    let wider = scope::in_any_scheme(&purge.scope);
+                    let is_covered = purge.soft && is_later(&purge.scope, false)
+                        || wider.is_some_and(|wider| {
+                            is_later(&wider, false) || purge.soft && is_later(&wider, true)
+                        });
                     entry.revision >= everything && !is_covered
                 }
             }
@@ -199,6 +206,30 @@ mod tests {
             (
                 "soft does not cover hard",
                 vec![url(1, "a", false), url(2, "a", true)],
+                vec![1, 2],
+            ),
+            (
+                "both schemes cover each",
+                vec![
+                    url(1, "http://a/", false),
+                    url(2, "https://a/", true),
+                    url(3, "*://a/", false),
+                    url(4, "https://a/", false),
+                ],
+                vec![3, 4],
+            ),
+            (
+                "both schemes softly cover soft ones only",
+                vec![
+                    url(1, "http://a/", false),
+                    url(2, "https://a/", true),
+                    url(3, "*://a/", true),
+                ],
+                vec![1, 3],
+            ),
+            (
+                "one scheme does not cover both",
+                vec![url(1, "*://a/", false), url(2, "http://a/", false)],
                 vec![1, 2],
             ),
             (

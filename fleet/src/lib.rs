@@ -5,7 +5,9 @@
 //! - changes: [`change`] defines them, [`journal`] stores them at control, [`follow`] brings them
 //!   to the nodes, [`framed`] is the file format of both, [`drains`] and [`scope`] interpret them;
 //! - reports: [`report`] defines them, [`reporter`] sends them with [`client`] and [`node_key`];
-//! - processes: [`admin`], [`listener`], [`own_names`], [`shutdown`], [`failure`];
+//!   [`trace`]: questions about single requests;
+//! - processes: [`admin`], [`role`], [`own_names`], [`failure`]; [`listener_tls`], `trust` and
+//!   [`ticket_keys`] are TLS between the nodes;
 //! - [`clock`], [`random`], [`disk`], [`request_fields`]: rules and sums that several roles must
 //!   agree on.
 //!
@@ -25,6 +27,7 @@ mod fold;
 pub mod follow;
 pub mod framed;
 pub mod journal;
+pub mod listener_tls;
 pub mod lookup;
 pub mod node_key;
 pub mod own_names;
@@ -35,6 +38,10 @@ pub mod request_fields;
 pub mod role;
 pub mod scope;
 pub mod secret;
+mod stamp;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
+pub mod ticket_keys;
+pub mod trace;
+mod trust;
 pub mod units;

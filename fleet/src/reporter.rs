@@ -53,7 +53,8 @@ pub async fn run<R, F>(
     F: FnMut(bool) -> R,
     R: Serialize,
 {
-    run_with(Client::new(), name, urls, fleet, build, shutdown).await;
+    let client = Client::following(fleet.clone());
+    run_with(client, name, urls, fleet, build, shutdown).await;
 }
 
 /// [`run`] with a shared client and its kept connections.
@@ -258,6 +259,7 @@ mod tests {
             let (readiness, ready) = watch::channel(Readiness::Ready);
             tokio::spawn(admin::serve(
                 listener,
+                crate::listener_tls::ListenerTls::none(),
                 prometheus::Registry::new(),
                 ready,
                 Some(extra),

@@ -123,7 +123,7 @@ const REMOVED_PREFIXES: [&str; 20] = [
 /// Fields that most clients send to most URLs, and those that the edge makes itself. A correct
 /// origin does not make a response specific to one client by them unless `Vary` names them. Exact
 /// names, sorted.
-const ORDINARY: [&str; 45] = [
+const ORDINARY: [&str; 47] = [
     "accept",
     "accept-charset",
     "accept-encoding",
@@ -136,6 +136,7 @@ const ORDINARY: [&str; 45] = [
     "cmcd-status",
     "content-length",
     "dnt",
+    "early-data",
     "expect",
     "from",
     "host",
@@ -146,6 +147,7 @@ const ORDINARY: [&str; 45] = [
     "if-range",
     "if-unmodified-since",
     "nearcast-peer",
+    "nearcast-scheme",
     "origin",
     "pragma",
     "priority",
@@ -192,7 +194,7 @@ const OTHER_KNOWN: [&str; 15] = [
 ];
 
 /// Fields that the edge reads, makes or drops itself, whatever a client sends in them. Sorted.
-const OWN: [&str; 21] = [
+const OWN: [&str; 22] = [
     "cdn-loop",
     "connection",
     "content-length",
@@ -206,6 +208,7 @@ const OWN: [&str; 21] = [
     "if-unmodified-since",
     "keep-alive",
     "nearcast-peer",
+    "nearcast-scheme",
     "proxy-authorization",
     "proxy-connection",
     "range",

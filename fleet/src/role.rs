@@ -17,6 +17,7 @@ use tokio::task::AbortHandle;
 use crate::admin::{self, Readiness, RolePaths};
 use crate::config::Fleet;
 use crate::failure::{Failure, FailureKind};
+use crate::listener_tls::ListenerTls;
 
 /// One role of a node, in the stages of its life; [`run`] calls them in the order in which they are
 /// written here.
@@ -66,6 +67,7 @@ pub async fn run<R: Role>(
     let mut admin = Admin::open(role.admin_address(), fleet, shutdown.clone()).await?;
     let listeners = role.open()?;
     role.begin().await?;
+    admin.read_certificate()?;
     let mut running = role.start(listeners, &mut admin).await?;
 
     tokio::select! {
@@ -84,6 +86,7 @@ pub async fn run<R: Role>(
 #[derive(Debug)]
 pub struct Admin {
     listener: Option<TcpListener>,
+    tls: Option<ListenerTls>,
     readiness: Arc<watch::Sender<Readiness>>,
     fleet: watch::Receiver<Arc<Fleet>>,
     shutdown: Shutdown,
@@ -102,6 +105,7 @@ impl Admin {
         };
         Ok(Self {
             listener,
+            tls: None,
             readiness: Arc::new(watch::Sender::new(Readiness::NotReady(
                 "starting".to_owned(),
             ))),
@@ -111,13 +115,23 @@ impl Admin {
         })
     }
 
+    /// Reads the certificate of the listener, as the user that the process has from here on.
+    fn read_certificate(&mut self) -> Result<(), Failure> {
+        if self.listener.is_some() {
+            let tls = ListenerTls::open(self.fleet.clone(), |fleet| fleet.admin_identity.as_ref())?;
+            self.tls = Some(tls);
+        }
+        Ok(())
+    }
+
     /// Starts to answer, with the metrics of `registry` and the paths of the role.
     pub fn serve(&mut self, registry: prometheus::Registry, role_paths: Option<RolePaths>) {
-        let Some(listener) = self.listener.take() else {
+        let (Some(listener), Some(tls)) = (self.listener.take(), self.tls.take()) else {
             return;
         };
         let serving = tokio::spawn(admin::serve(
             listener,
+            tls,
             registry,
             self.readiness.subscribe(),
             role_paths,
@@ -171,7 +185,7 @@ mod tests {
         }
 
         async fn note_with_ready(&self, stage: &str, admin: SocketAddr) {
-            let answer = Client::new()
+            let answer = Client::new(None)
                 .get(&format!("http://{admin}/ready"), Duration::from_secs(5))
                 .await;
             let ready = answer.map(|a| String::from_utf8_lossy(a.body()).trim().to_owned());

@@ -7,8 +7,8 @@ use std::path::Path;
 use std::time::Duration;
 
 use crate::config::{
-    CachePolicy, ClientLimits, Cluster, DailyWindow, Fleet, Node, OriginPolicy, Place, PurgePolicy,
-    SelectionPolicy, Site,
+    CachePolicy, ClientLimits, Cluster, CompressionPolicy, DailyWindow, Fleet, HttpsPolicy, Node,
+    OriginPolicy, Place, PurgePolicy, SelectionPolicy, Site,
 };
 use crate::file;
 use crate::units::Bytes;
@@ -78,6 +78,9 @@ pub fn node(name: &str, addresses: &[&str]) -> Node {
         name: name.to_owned(),
         addresses: addresses.iter().map(address).collect(),
         listen: Vec::new(),
+        listen_tls: Vec::new(),
+        proxy_protocol: Vec::new(),
+        trusted_proxies: Vec::new(),
         service: SocketAddr::from((Ipv4Addr::LOCALHOST, 1)),
         admin: None,
         memory: Bytes(1 << 20),
@@ -101,6 +104,8 @@ pub fn site(name: &str, hosts: &[&str], clusters: &[usize]) -> Site {
         cache: CachePolicy::default(),
         origin_policy: OriginPolicy::default(),
         purge: PurgePolicy::default(),
+        https: HttpsPolicy::default(),
+        compression: CompressionPolicy::default(),
     }
 }
 

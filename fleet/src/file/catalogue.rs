@@ -5,15 +5,19 @@
 
 use toml::de::{DeTable, DeValue};
 
+use super::access_log::ACCESS_LOG;
 use super::clusters::{CLUSTER, NODE, PLACE};
+use super::compression::COMPRESSION;
 use super::control::{CONTROL, PUSH};
 use super::fleet_section::{CLIENTS, CLOCK, FLEET};
 use super::mistakes::{Mistake, Mistakes};
 use super::name_servers::NAME_SERVER;
 use super::origin_nodes::{ORIGIN_NODE, RULE};
 use super::settings::Settings;
+use super::site_https::HTTPS;
 use super::sites::{CACHE, LIMITS, SITE};
 use super::steering::{HEALTH, STEERING};
+use super::tls::{CERTIFICATE, TLS};
 use super::zones::ZONE;
 
 /// Sections of a fleet file.
@@ -21,7 +25,10 @@ pub(super) const ROOT: Settings = Settings::of(&[
     "fleet",
     "clock",
     "clients",
+    "access_log",
     "control",
+    "tls",
+    "certificate",
     "steering",
     "origin_node",
     "name_server",
@@ -36,8 +43,11 @@ pub(super) const SETTINGS: &[(&str, Settings)] = &[
     ("fleet", FLEET),
     ("clock", CLOCK),
     ("clients", CLIENTS),
+    ("access_log", ACCESS_LOG),
     ("control", CONTROL),
     ("control.push", PUSH),
+    ("tls", TLS),
+    ("certificate", CERTIFICATE),
     ("steering", STEERING),
     ("steering.health", HEALTH),
     ("origin_node", ORIGIN_NODE),
@@ -49,7 +59,9 @@ pub(super) const SETTINGS: &[(&str, Settings)] = &[
     ("cluster.node.clients", CLIENTS),
     ("site", SITE),
     ("site.cache", CACHE),
+    ("site.compression", COMPRESSION),
     ("site.limits", LIMITS),
+    ("site.https", HTTPS),
     ("zone", ZONE),
 ];
 

@@ -3,13 +3,13 @@
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
 
-use super::fleet_section::{CLIENTS, check_clients};
+use super::fleet_section::{CLIENTS, ForClients, check_clients, check_trusted_proxies};
 use super::reader::{Section, Text, nearest};
 use super::registry::{Registry, node_name};
 use super::secrets::key_generation;
 use super::settings::Settings;
 use super::values::check_label;
-use crate::config::{ClientLimits, Cluster, DailyWindow, Node, Place};
+use crate::config::{Cluster, DailyWindow, Node, Place};
 use crate::units::{self, Bytes};
 
 /// Settings of `[[cluster]]`.
@@ -35,6 +35,8 @@ pub(super) const NODE: Settings = Settings::of(&[
     "address",
     "addresses",
     "listen",
+    "listen_tls",
+    "proxy_protocol",
     "service",
     "admin",
     "memory",
@@ -50,7 +52,7 @@ pub(super) const FILL_RATE_BITS: u64 = 100_000_000;
 
 pub(super) fn check_clusters(
     root: &Section<'_>,
-    clients: ClientLimits,
+    clients: &ForClients,
     registry: &mut Registry,
 ) -> Vec<Cluster> {
     let sections = root.sections("cluster", CLUSTER);
@@ -67,7 +69,7 @@ pub(super) fn check_clusters(
 
 fn check_cluster(
     section: &Section<'_>,
-    clients: ClientLimits,
+    clients: &ForClients,
     lines: &mut HashMap<String, usize>,
     registry: &mut Registry,
 ) -> Cluster {
@@ -241,7 +243,7 @@ fn check_push_share(section: &Section<'_>, smallest_disk: Bytes) -> Bytes {
     size
 }
 
-fn check_node(section: &Section<'_>, clients: ClientLimits, registry: &mut Registry) -> Node {
+fn check_node(section: &Section<'_>, clients: &ForClients, registry: &mut Registry) -> Node {
     let name = node_name(section, "name = \"ams-1\"", None, registry);
     let addresses = check_node_addresses(section, &name, registry);
     let listen = if section.has("listen") {
@@ -250,8 +252,14 @@ fn check_node(section: &Section<'_>, clients: ClientLimits, registry: &mut Regis
         addresses.iter().map(|a| SocketAddr::new(*a, 80)).collect()
     };
 
+    let proxy_protocol = match section.has("proxy_protocol") {
+        true => section.sockets("proxy_protocol"),
+        false => Vec::new(),
+    };
     let first_listen = listen
-        .first()
+        .iter()
+        .find(|address| !proxy_protocol.contains(address))
+        .or(listen.first())
         .copied()
         .unwrap_or_else(|| SocketAddr::from(([0, 0, 0, 0], 80)));
     let reached_by = if first_listen.ip().is_unspecified() {
@@ -277,11 +285,20 @@ fn check_node(section: &Section<'_>, clients: ClientLimits, registry: &mut Regis
         registry.listener(section, "listen", *address, true, &name);
     }
     registry.listener(section, "admin", admin, is_local, &name);
+    let listen_tls = check_listen_tls(section, &listen, clients.has_certificates);
+    for address in &listen_tls {
+        registry.listener(section, "listen_tls", *address, true, &name);
+    }
     key_generation(section, &name, &mut registry.generations);
-    Node {
+    let own = section.section("clients", CLIENTS);
+    let node = Node {
         name,
         addresses,
         listen,
+        listen_tls,
+        proxy_protocol,
+        trusted_proxies: check_trusted_proxies(&own)
+            .unwrap_or_else(|| clients.trusted_proxies.clone()),
         service,
         admin: Some(admin),
         memory: section
@@ -292,8 +309,78 @@ fn check_node(section: &Section<'_>, clients: ClientLimits, registry: &mut Regis
             .unwrap_or(Bytes(1 << 30)),
         threads: section.integer("threads", 1..=1024).map(|n| n as usize),
         capacity_bits: section.rate("capacity"),
-        clients: check_clients(&section.section("clients", CLIENTS), clients),
+        clients: check_clients(&own, clients.limits),
+    };
+    check_proxy_protocol(section, &node);
+    node
+}
+
+/// Listeners on which every connection begins with a PROXY header: of those that the node has, and
+/// none to which name servers and other nodes connect, which send no such header.
+fn check_proxy_protocol(section: &Section<'_>, node: &Node) {
+    let Some(first) = node.proxy_protocol.first() else {
+        return;
+    };
+    let note = |problem: String, hint: &str| section.note_at("proxy_protocol", problem, hint);
+    for address in &node.proxy_protocol {
+        if !node.listen.contains(address) && !node.listen_tls.contains(address) {
+            note(
+                format!("{address} is no listener of this node"),
+                "write addresses of listen or listen_tls, as they are written there",
+            );
+        }
     }
+    if node.trusted_proxies.is_empty() {
+        note(
+            format!("nobody may connect to {first}: no proxy is trusted"),
+            "name the proxies in trusted_proxies of [clients]",
+        );
+    }
+    let is_service = |address: &&SocketAddr| {
+        address.port() == node.service.port()
+            && (address.ip() == node.service.ip() || address.ip().is_unspecified())
+    };
+    if let Some(address) = node.proxy_protocol.iter().find(is_service) {
+        note(
+            format!("name servers and other nodes connect to {address} and send no PROXY header"),
+            "add a listener without it, and name that one as service",
+        );
+    }
+}
+
+/// Listeners for TLS: by default one on port 443 for each address of the others, where the fleet has
+/// certificates.
+fn check_listen_tls(
+    section: &Section<'_>,
+    listen: &[SocketAddr],
+    has_certificates: bool,
+) -> Vec<SocketAddr> {
+    let mut found: Vec<SocketAddr> = Vec::new();
+    if !section.has("listen_tls") {
+        for address in listen.iter().filter(|_| has_certificates) {
+            let address = SocketAddr::new(address.ip(), 443);
+            if !found.contains(&address) {
+                found.push(address);
+            }
+        }
+        return found;
+    }
+    // Unlike `listen` it may be empty: a node need not speak TLS.
+    if section
+        .texts("listen_tls")
+        .is_some_and(|list| list.is_empty())
+    {
+        return found;
+    }
+    found = section.sockets("listen_tls");
+    if !has_certificates {
+        section.note_at(
+            "listen_tls",
+            "the fleet has no certificate to show",
+            "add a section [[certificate]] with cert and key",
+        );
+    }
+    found
 }
 
 fn check_node_addresses(section: &Section<'_>, name: &str, registry: &mut Registry) -> Vec<IpAddr> {

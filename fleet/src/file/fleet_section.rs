@@ -3,10 +3,12 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use ipnet::IpNet;
+
 use super::names;
 use super::reader::{Section, Text};
 use super::settings::Settings;
-use super::values::{DAY, path, zone_name};
+use super::values::{DAY, path, prefix, zone_name};
 use crate::clock::FleetClock;
 use crate::config::{ClientLimits, DrainLimits};
 use crate::units::Bytes;
@@ -23,6 +25,9 @@ pub(super) const FLEET: Settings = Settings::of(&[
     "report_interval",
     "name_servers",
     "admin_hosts",
+    "admin_cert",
+    "admin_key",
+    "ca",
     "drain_max",
     "dns_withdrawal",
     "finish_max",
@@ -39,6 +44,10 @@ pub(super) const CLIENTS: Settings = Settings::of(&[
     "idle_timeout",
     "write_timeout",
     "connections_max",
+    "trusted_proxies",
+    "handshake_timeout",
+    "http2",
+    "http2_streams_max",
 ]);
 
 /// Default of `report_interval`.
@@ -185,6 +194,33 @@ fn instant(section: &Section<'_>, key: &'static str) -> Option<f64> {
     good
 }
 
+/// What `[clients]` says for every edge.
+#[derive(Debug)]
+pub(super) struct ForClients {
+    pub(super) limits: ClientLimits,
+    pub(super) trusted_proxies: Vec<IpNet>,
+    /// Edges have certificates, and so listeners for TLS unless they say otherwise.
+    pub(super) has_certificates: bool,
+}
+
+/// Most prefixes of `trusted_proxies`: each is compared with the address of each connection.
+const PROXIES_MAX: usize = 256;
+
+/// The prefixes of the proxies in front; `None` where the section does not say.
+pub(super) fn check_trusted_proxies(section: &Section<'_>) -> Option<Vec<IpNet>> {
+    let texts = section.texts("trusted_proxies")?;
+    if texts.len() > PROXIES_MAX {
+        section.note_at(
+            "trusted_proxies",
+            format!("it has {} prefixes", texts.len()),
+            format!("write at most {PROXIES_MAX}, wider ones"),
+        );
+    }
+    let instead = "name your proxies: everyone else could pretend to be any client";
+    let prefixes = texts.iter().filter_map(|text| prefix(text, instead));
+    Some(prefixes.collect())
+}
+
 /// Limits for clients. Settings that the section does not have are taken from `otherwise`.
 pub(super) fn check_clients(section: &Section<'_>, otherwise: ClientLimits) -> ClientLimits {
     let second = Duration::from_secs(1);
@@ -207,5 +243,12 @@ pub(super) fn check_clients(section: &Section<'_>, otherwise: ClientLimits) -> C
             .integer("connections_max", 16..=1_000_000)
             .map(|n| n as usize)
             .or(otherwise.connections_max),
+        handshake_timeout: section
+            .duration("handshake_timeout", second..=300 * second)
+            .unwrap_or(otherwise.handshake_timeout),
+        http2: section.boolean("http2", otherwise.http2),
+        http2_streams_max: section
+            .integer("http2_streams_max", 1..=1000)
+            .map_or(otherwise.http2_streams_max, |n| n as u32),
     }
 }

@@ -4,8 +4,10 @@
 //! their meaning. Each section of the file has a module with the list of its settings and their
 //! readers. A test compares `docs/fleet-file.md` with them.
 
+mod access_log;
 mod catalogue;
 mod clusters;
+mod compression;
 mod control;
 mod fleet_section;
 mod mistakes;
@@ -17,28 +19,31 @@ mod record;
 mod registry;
 mod secrets;
 mod settings;
+mod site_https;
 mod sites;
 mod standalone;
 mod steering;
+mod tls;
 mod values;
 mod zones;
 
 pub use self::catalogue::renamed_settings;
 pub use self::mistakes::{Mistake, describe};
 pub use self::secrets::{KeySource, read_key};
-pub use self::standalone::{standalone_edge, standalone_origin};
+pub use self::standalone::{StandaloneEdge, standalone_edge, standalone_origin};
 
 use std::path::Path;
 use std::time::SystemTime;
 
 use toml::de::DeTable;
 
+use self::access_log::check_access_log;
 use self::catalogue::ROOT;
 use self::clusters::check_clusters;
 use self::control::check_control;
 use self::fleet_section::{
-    CLIENTS, FLEET, check_clients, check_clock, check_drain, check_hostmaster,
-    check_report_interval, check_state_dir, check_user, check_zone,
+    CLIENTS, FLEET, ForClients, check_clients, check_clock, check_drain, check_hostmaster,
+    check_report_interval, check_state_dir, check_trusted_proxies, check_user, check_zone,
 };
 use self::mistakes::Mistakes;
 use self::name_servers::check_name_servers;
@@ -48,7 +53,8 @@ use self::registry::Registry;
 use self::secrets::{check_keys, check_node_key};
 use self::sites::check_sites;
 use self::steering::check_steering;
-use self::values::{check_own_names, references};
+use self::tls::check_tls;
+use self::values::{certificate_files, check_own_names, path, references};
 use self::zones::{OwnZone, check_zones};
 use crate::clock::unix_seconds;
 use crate::config::{ClientLimits, Fleet, OriginNode};
@@ -222,15 +228,22 @@ fn check(root: &Section<'_>, base: &Path, key: KeySource<'_>) -> Fleet {
 
     // Nodes, in the order in which the registry names the first owner of a name or address.
     let mut registry = Registry::default();
-    let control = check_control(root, &mut registry);
+    let admin_identity = certificate_files(&head, "admin_cert", "admin_key", base);
+    let control = check_control(root, base, &mut registry);
     let origins: Vec<OriginNode> = root
         .sections("origin_node", ORIGIN_NODE)
         .iter()
         .map(|s| check_origin_node(s, base, &mut registry))
         .collect();
-    let name_servers = check_name_servers(root, &zone, &mut registry);
-    let clients = check_clients(&root.section("clients", CLIENTS), ClientLimits::default());
-    let clusters = check_clusters(root, clients, &mut registry);
+    let name_servers = check_name_servers(root, &zone, admin_identity.is_some(), &mut registry);
+    let tls = check_tls(root, base);
+    let for_clients = root.section("clients", CLIENTS);
+    let clients = ForClients {
+        limits: check_clients(&for_clients, ClientLimits::default()),
+        trusted_proxies: check_trusted_proxies(&for_clients).unwrap_or_default(),
+        has_certificates: !tls.certificates.is_empty(),
+    };
+    let clusters = check_clusters(root, &clients, &mut registry);
 
     let node_key = check_node_key(
         &head,
@@ -275,6 +288,10 @@ fn check(root: &Section<'_>, base: &Path, key: KeySource<'_>) -> Fleet {
         steering: check_steering(root, base),
         clusters,
         sites,
+        tls,
+        ca: head.text("ca").map(|text| path(&text, base)),
+        admin_identity,
+        access_log: check_access_log(root),
         zones,
         changed_unix_s: 0,
     }

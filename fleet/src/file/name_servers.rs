@@ -24,18 +24,20 @@ pub(super) const NAME_SERVER: Settings = Settings::of(&[
 pub(super) fn check_name_servers(
     root: &Section<'_>,
     zone: &str,
+    is_admin_tls: bool,
     registry: &mut Registry,
 ) -> Vec<NameServer> {
     let mut hosts: HashMap<String, String> = HashMap::new();
     root.sections("name_server", NAME_SERVER)
         .iter()
-        .map(|section| check_name_server(section, zone, &mut hosts, registry))
+        .map(|section| check_name_server(section, zone, is_admin_tls, &mut hosts, registry))
         .collect()
 }
 
 fn check_name_server(
     section: &Section<'_>,
     zone: &str,
+    is_admin_tls: bool,
     hosts: &mut HashMap<String, String>,
     registry: &mut Registry,
 ) -> NameServer {
@@ -65,7 +67,7 @@ fn check_name_server(
     key_generation(section, &name, &mut registry.generations);
     NameServer {
         addresses: check_addresses(section, &listen),
-        admin_url: reachable_url(section, "admin_url", admin, "admin"),
+        admin_url: reachable_url(section, "admin_url", admin, "admin", is_admin_tls),
         name,
         host,
         listen,

@@ -1,17 +1,16 @@
 //! The sections `[[site]]`, `[site.cache]` and `[site.limits]`.
 
 use std::collections::{HashMap, HashSet};
-use std::net::IpAddr;
 use std::path::Path;
 use std::time::Duration;
 
-use ipnet::IpNet;
-
+use super::compression::{COMPRESSION, check_compression};
 use super::names;
 use super::reader::{Section, Text, nearest};
 use super::secrets::{MAKE_SECRET, check_secret};
 use super::settings::Settings;
-use super::values::{DAY, check_label, host_name, path, references, url};
+use super::site_https::{HTTPS, check_https};
+use super::values::{DAY, check_label, host_name, path, prefix, references, url};
 use crate::config::{
     CachePolicy, Cluster, NameServer, OriginLimits, OriginPolicy, OriginTls, PurgePolicy, Secret,
     SelectionPolicy, Site,
@@ -27,6 +26,7 @@ pub(super) const SITE: Settings = Settings::of(&[
     "origin_ca",
     "origin_cert",
     "origin_key",
+    "origin_http2",
     "steering",
     "ttl",
     "clusters",
@@ -34,7 +34,9 @@ pub(super) const SITE: Settings = Settings::of(&[
     "purge_token",
     "purge_token_file",
     "cache",
+    "compression",
     "limits",
+    "https",
 ]);
 
 /// Settings of `[site.cache]`.
@@ -147,8 +149,11 @@ pub(super) fn check_sites(
             origin_policy: OriginPolicy {
                 limits: check_limits(&section.section("limits", LIMITS)),
                 tls: check_origin_tls(section, base, origin.starts_with("http://")),
+                http2: section.boolean("origin_http2", OriginPolicy::default().http2),
             },
             purge: check_purge(section, base, node_key),
+            https: check_https(&section.section("https", HTTPS)),
+            compression: check_compression(&section.section("compression", COMPRESSION)),
             origin,
         });
     }
@@ -405,7 +410,7 @@ fn check_purge(section: &Section<'_>, base: &Path, node_key: &Secret) -> PurgePo
         .texts("purge_from")
         .unwrap_or_default()
         .iter()
-        .filter_map(check_prefix)
+        .filter_map(|text| prefix(text, "name those that may purge, or set a purge_token"))
         .collect();
     let token = check_secret(section, base, KEYS, "token");
     if token.as_ref().is_some_and(|token| token == node_key)
@@ -417,28 +422,4 @@ fn check_purge(section: &Section<'_>, base: &Path, node_key: &Secret) -> PurgePo
         );
     }
     PurgePolicy { from, token }
-}
-
-/// A prefix of addresses, or a single address.
-fn check_prefix(text: &Text<'_>) -> Option<IpNet> {
-    const FORMS: &str = "write one such as \"192.0.2.7\", \"10.0.0.0/8\" or \"2001:db8::/32\"";
-    let found: Option<IpNet> = text
-        .text
-        .parse()
-        .ok()
-        .or_else(|| text.text.parse::<IpAddr>().ok().map(IpNet::from));
-    match found {
-        None => text.note(
-            format!("{:?} is not an address or a prefix", text.text),
-            FORMS,
-        ),
-        Some(prefix) if prefix.prefix_len() == 0 => {
-            text.note(
-                format!("{:?} is every address", text.text),
-                "name those that may purge, or set a purge_token",
-            );
-        }
-        Some(_) => {}
-    }
-    found.map(|prefix| prefix.trunc())
 }

@@ -10,29 +10,53 @@ use super::sites::SITE_TTL;
 use super::steering::default_steering;
 use crate::clock::FleetClock;
 use crate::config::{
-    CachePolicy, ClientLimits, Cluster, DailyWindow, DrainLimits, Fleet, KeyPolicy, Node,
-    OriginNode, OriginPolicy, Place, PurgePolicy, Secret, SelectionPolicy, Site,
+    CachePolicy, CertificateFiles, ClientLimits, Cluster, CompressionPolicy, DailyWindow,
+    DrainLimits, Fleet, HttpsPolicy, KeyPolicy, Node, OriginNode, OriginPolicy, Place, PurgePolicy,
+    Secret, SelectionPolicy, Site, TlsSettings,
 };
 use crate::failure::{Failure, FailureKind};
 use crate::units::Bytes;
 
+/// An edge without a fleet file.
+#[derive(Debug, Clone)]
+pub struct StandaloneEdge {
+    /// Addresses of its listeners for HTTP, at least one.
+    pub listen: Vec<SocketAddr>,
+    /// Addresses of its listeners for TLS.
+    pub listen_tls: Vec<SocketAddr>,
+    /// Certificates that it shows there.
+    pub certificates: Vec<CertificateFiles>,
+    /// Its origin, `http://host[:port]` or `https://host[:port]`.
+    pub origin: String,
+    /// Parent of its state directory `edge`.
+    pub state_dir: PathBuf,
+    /// Size of the memory tier.
+    pub memory: Bytes,
+    /// Size of the disk tier; 0 turns it off.
+    pub disk: Bytes,
+    /// The site's policy.
+    pub cache: CachePolicy,
+}
+
 /// The fleet of one edge without a fleet file: node `edge` in cluster `local`, one site `site` for
 /// any host, without control, admin listener and node key. The edge forwards the client's `Host` to
-/// the origin. A `disk` of 0 turns the disk tier off; `cache` is the site's policy. The node's
-/// state is in `state_dir`/edge.
+/// the origin.
 ///
 /// # Errors
-/// [`FailureKind::Usage`] when `origin` is not `http://host[:port]` or `https://host[:port]`,
-/// `listen` is empty, or a request field of the policy has an invalid name.
-pub fn standalone_edge(
-    listen: Vec<SocketAddr>,
-    origin: &str,
-    state_dir: PathBuf,
-    memory: Bytes,
-    disk: Bytes,
-    cache: CachePolicy,
-) -> Result<Fleet, Failure> {
-    let origin = names::base_url(origin, &["http", "https"]).map_err(|problem| {
+/// [`FailureKind::Usage`] when the origin is no URL with a host only, there is no listener, a
+/// listener for TLS has no certificate, or a request field of the policy has an invalid name.
+pub fn standalone_edge(edge: StandaloneEdge) -> Result<Fleet, Failure> {
+    let StandaloneEdge {
+        listen,
+        listen_tls,
+        certificates,
+        origin,
+        state_dir,
+        memory,
+        disk,
+        cache,
+    } = edge;
+    let origin = names::base_url(&origin, &["http", "https"]).map_err(|problem| {
         Failure::new(
             FailureKind::Usage,
             format!("{origin:?} is not an origin: {problem}; write http://host[:port] or https://host[:port], such as http://127.0.0.1:8000"),
@@ -53,10 +77,20 @@ pub fn standalone_edge(
         ));
     };
 
+    if listen_tls.is_empty() != certificates.is_empty() {
+        return Err(Failure::new(
+            FailureKind::Usage,
+            "a listener for TLS needs a certificate, and a certificate a listener; name an address, a certificate and its key",
+        ));
+    }
+
     let node = Node {
         name: "edge".into(),
         addresses: listen.iter().map(SocketAddr::ip).collect(),
         listen,
+        listen_tls,
+        proxy_protocol: Vec::new(),
+        trusted_proxies: Vec::new(),
         service,
         admin: None,
         memory,
@@ -76,10 +110,16 @@ pub fn standalone_edge(
         cache,
         origin_policy: OriginPolicy::default(),
         purge: PurgePolicy::default(),
+        https: HttpsPolicy::default(),
+        compression: CompressionPolicy::default(),
     };
     Ok(Fleet {
         clusters: vec![cluster_of(node)],
         sites: vec![site],
+        tls: TlsSettings {
+            certificates,
+            ..TlsSettings::default()
+        },
         ..standalone(state_dir)
     })
 }
@@ -157,6 +197,10 @@ fn standalone(state_dir: PathBuf) -> Fleet {
         steering: default_steering(),
         clusters: Vec::new(),
         sites: Vec::new(),
+        tls: TlsSettings::default(),
+        ca: None,
+        admin_identity: None,
+        access_log: None,
         zones: Vec::new(),
         changed_unix_s: 0,
     }

@@ -1,12 +1,15 @@
 //! Readers of single values that several sections share: names, paths, URLs, references.
 
 use std::collections::{HashMap, HashSet};
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use ipnet::IpNet;
+
 use super::names;
 use super::reader::{Section, Text, nearest};
+use crate::config::CertificateFiles;
 
 /// One day.
 pub(super) const DAY: Duration = Duration::from_secs(86_400);
@@ -111,15 +114,26 @@ pub(super) fn need_socket(section: &Section<'_>, key: &'static str, example: &st
         .unwrap_or_else(|| SocketAddr::from(([0, 0, 0, 0], 0)))
 }
 
-/// A URL for other nodes; by default that of the listener, if its address is specified.
+/// A URL for other nodes; by default that of the listener, if its address is specified. `is_tls`
+/// says whether the listener has a certificate.
 pub(super) fn reachable_url(
     section: &Section<'_>,
     key: &'static str,
     listen: SocketAddr,
     listen_key: &str,
+    is_tls: bool,
 ) -> String {
+    let scheme = if is_tls { "https" } else { "http" };
     if let Some(text) = section.text(key) {
-        return url(&text, &["http"]);
+        let url = url(&text, &["http", "https"]);
+        // The reverse is right: a proxy before the listener may have the certificate.
+        if is_tls && url.starts_with("http://") {
+            text.note(
+                "nodes would speak HTTP without TLS to a listener that has a certificate",
+                format!("write {key} = \"https://...\", or leave the certificate out"),
+            );
+        }
+        return url;
     }
     if listen.ip().is_unspecified() && !section.has(key) {
         let problem = format!(
@@ -130,12 +144,58 @@ pub(super) fn reachable_url(
             section.at,
             problem,
             format!(
-                "add {key} = \"http://host:{}\", by which other nodes reach it",
+                "add {key} = \"{scheme}://host:{}\", by which other nodes reach it",
                 listen.port()
             ),
         );
     }
-    format!("http://{listen}")
+    format!("{scheme}://{listen}")
+}
+
+/// A certificate and its key, both or none. The files are on the nodes that show the certificate,
+/// so their existence is not checked here.
+pub(super) fn certificate_files(
+    section: &Section<'_>,
+    cert_key: &'static str,
+    key_key: &'static str,
+    base: &Path,
+) -> Option<CertificateFiles> {
+    let file = |key| section.text(key).map(|text| path(&text, base));
+    for (there, missing, what) in [
+        (cert_key, key_key, "the private key of that certificate"),
+        (key_key, cert_key, "the certificate of that private key"),
+    ] {
+        if section.has(there) && !section.has(missing) {
+            section.note_missing(missing, &format!("{missing} = \"{missing}.pem\", {what}"));
+        }
+    }
+    let (cert, key) = (file(cert_key), file(key_key));
+    Some(CertificateFiles {
+        cert: cert?,
+        key: key?,
+    })
+}
+
+/// A prefix of addresses, or a single address. Every address is a mistake; `instead` says what to
+/// write.
+pub(super) fn prefix(text: &Text<'_>, instead: &str) -> Option<IpNet> {
+    const FORMS: &str = "write one such as \"192.0.2.7\", \"10.0.0.0/8\" or \"2001:db8::/32\"";
+    let found: Option<IpNet> = text
+        .text
+        .parse()
+        .ok()
+        .or_else(|| text.text.parse::<IpAddr>().ok().map(IpNet::from));
+    match found {
+        None => text.note(
+            format!("{:?} is not an address or a prefix", text.text),
+            FORMS,
+        ),
+        Some(prefix) if prefix.prefix_len() == 0 => {
+            text.note(format!("{:?} is every address", text.text), instead);
+        }
+        Some(_) => {}
+    }
+    found.map(|prefix| prefix.trunc())
 }
 
 pub(super) fn unique<T: PartialEq>(values: impl Iterator<Item = T>) -> Vec<T> {

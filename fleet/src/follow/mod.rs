@@ -216,7 +216,7 @@ impl Following {
         tokio::spawn(hold(ahead, entries_tx));
         let follower = Follower {
             name,
-            client: Client::new(),
+            client: Client::following(fleet_tx.subscribe()),
             position,
             copy: Some(copy),
             unsaved: Vec::new(),

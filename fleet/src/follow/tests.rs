@@ -46,6 +46,7 @@ impl Control {
         let (readiness, ready) = watch::channel(Readiness::Ready);
         let server = tokio::spawn(admin::serve(
             listener,
+            crate::listener_tls::ListenerTls::none(),
             prometheus::Registry::new(),
             ready,
             Some(extra),
@@ -694,7 +695,7 @@ async fn a_refusal_is_told_with_its_reason() {
     let control = fleet.control.as_ref().expect("it has one");
     let wrong = Secret("wrong".into());
     let refused = ask(
-        &Client::new(),
+        &Client::new(None),
         control,
         &wrong,
         "ams-1",

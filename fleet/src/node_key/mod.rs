@@ -253,6 +253,20 @@ pub fn shown_by(fleet: &Fleet, node: &str) -> Option<Secret> {
     Some(held.clone())
 }
 
+/// The own key that a node presents where nothing else is accepted; `None` without a key, and for a
+/// name that is no node of the fleet.
+pub fn own_of(fleet: &Fleet, node: &str) -> Option<Secret> {
+    let held = &fleet.node_key;
+    if held.0.is_empty() {
+        return None;
+    }
+    let own = match is_own(held) {
+        true => OwnKey::parse(&held.0),
+        false => OwnKey::derive(held, fleet, node),
+    };
+    own.map(|own| own.shown())
+}
+
 /// The owner of the key in a request (`Authorization: Bearer KEY`), compared in constant time. A
 /// fleet without a key trusts nobody.
 ///

@@ -23,6 +23,13 @@ pub const TAG_BYTES_MAX: usize = 1024;
 /// Most scopes of one purge.
 pub const SCOPES_MAX: usize = 256;
 
+/// The scheme of a URL or prefix that covers `http` and `https`: what operators write without a
+/// scheme. No cache key has it. Nodes of earlier versions, whose keys have one scheme only, ignore
+/// the scheme of an entry.
+const ANY_SCHEME: &str = "*";
+/// The schemes of cache keys.
+pub const SCHEMES: [&str; 2] = ["http", "https"];
+
 /// The kinds of purge scope: the one list of their names in the API, the journal, the command line
 /// and metrics.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -105,8 +112,10 @@ pub enum ScopeError {
     Empty(&'static str),
     #[error("a {0} cannot have a control character: write %XX for one in a URL")]
     Control(&'static str),
-    #[error("{0:?} is not a whole URL: {hint}", hint = whole_url(.0))]
-    NoScheme(String),
+    #[error(
+        "{0:?} names no host: write //host/path for both schemes, or http:// or https://, a host and a path, as clients ask for it"
+    )]
+    NoHost(String),
     #[error("{0:?} is not a scheme of this network: write http:// or https://")]
     Scheme(String),
     #[error("{0:?} is not a host: {1}")]
@@ -133,21 +142,6 @@ pub enum ScopeError {
     TooMany(usize),
     #[error("a purge of everything names nothing else")]
     AllAndMore,
-}
-
-/// What to write in place of a URL without a scheme: the same with a scheme where the text may begin
-/// with a host.
-fn whole_url(text: &str) -> String {
-    let host = text.split(['/', '?', '#']).next().unwrap_or_default();
-    let name = host.rsplit_once(':').map_or(host, |(name, _)| name);
-    let is_host = name.contains('.')
-        && name
-            .bytes()
-            .all(|b| b.is_ascii_alphanumeric() || b"-._".contains(&b));
-    match is_host {
-        true => format!("write http://{text}"),
-        false => "write http:// or https://, a host and a path, as clients ask for it".to_owned(),
-    }
 }
 
 /// A scope in canonical form, as the journal carries it. It does not check whether a site exists.
@@ -206,18 +200,19 @@ pub fn any_of(scopes: &[PurgeScope]) -> Result<PurgeScope, ScopeError> {
     }
 }
 
-/// A URL in canonical form: `http://host/path?query`.
+/// A URL in canonical form: `http://host/path?query`, or with the scheme `https`, or with `*`, which
+/// means both. A URL that is written without a scheme (`//host/path`, `host.name/path`) has `*`.
 ///
-/// Scheme and port depend on how a client reached the cache, so the form drops them. Path and query
-/// have every escape that RFC 3986 requires and no other; the path has no dot segments; the
-/// fragment is left out.
+/// The port depends on how a client reached the cache, so the form drops it. Path and query have
+/// every escape that RFC 3986 requires and no other; the path has no dot segments; the fragment is
+/// left out.
 ///
 /// # Errors
-/// The URL has no scheme or host, a scheme other than http and https, a control character or a
-/// malformed escape, or is too long.
+/// The URL has no host, a scheme other than http and https, a control character or a malformed
+/// escape, or is too long.
 pub fn url(text: &str) -> Result<String, ScopeError> {
-    let (host, rest) = split(text, "URL")?;
-    let mut url = format!("http://{}", self::host(host)?);
+    let (scheme, host, rest) = split(text, "URL")?;
+    let mut url = format!("{scheme}://{}", self::host(host)?);
     let start = url.len();
     push_path(rest, text, &mut url)?;
     remove_dots(&mut url, start, false);
@@ -230,14 +225,14 @@ pub fn url(text: &str) -> Result<String, ScopeError> {
 /// As [`url`]; the prefix ends within or right after the host; a star is not at its end.
 pub fn prefix(text: &str) -> Result<String, ScopeError> {
     let beginning = text.trim().trim_end_matches('*');
-    let (host, rest) = split(beginning, "prefix")?;
+    let (scheme, host, rest) = split(beginning, "prefix")?;
     if rest.is_empty() {
         return Err(ScopeError::PrefixOfHost(text.trim().to_owned()));
     }
     if rest.contains('*') {
         return Err(ScopeError::StarWithin(text.trim().to_owned()));
     }
-    let mut url = format!("http://{}", self::host(host)?);
+    let mut url = format!("{scheme}://{}", self::host(host)?);
     let start = url.len();
     push_path(rest, text, &mut url)?;
     // The last segment may continue: `/.` is a prefix of `/.well-known`.
@@ -325,8 +320,12 @@ pub fn host_of(canonical: &str) -> &str {
     &rest[..rest.find(['/', '?']).unwrap_or(rest.len())]
 }
 
-/// Splits a URL into its authority, and path and query. The fragment is dropped.
-fn split<'t>(text: &'t str, what: &'static str) -> Result<(&'t str, &'t str), ScopeError> {
+/// Splits a URL into its scheme in canonical form, its authority, and path and query. The fragment
+/// is dropped.
+fn split<'t>(
+    text: &'t str,
+    what: &'static str,
+) -> Result<(&'static str, &'t str, &'t str), ScopeError> {
     let text = text.trim();
     if text.is_empty() {
         return Err(ScopeError::Empty(what));
@@ -337,19 +336,84 @@ fn split<'t>(text: &'t str, what: &'static str) -> Result<(&'t str, &'t str), Sc
     let is_scheme = |s: &str| {
         !s.is_empty()
             && s.bytes()
-                .all(|b| b.is_ascii_alphanumeric() || matches!(b, b'+' | b'-'))
+                .all(|b| b.is_ascii_alphanumeric() || matches!(b, b'+' | b'-' | b'*'))
     };
-    let Some((scheme, rest)) = text
+    let (scheme, rest) = match text
         .split_once("://")
         .filter(|(scheme, _)| is_scheme(scheme))
-    else {
-        return Err(ScopeError::NoScheme(text.to_owned()));
+    {
+        Some((scheme, rest)) => match known_scheme(scheme) {
+            Some(known) => (known, rest),
+            None => return Err(ScopeError::Scheme(scheme.to_owned())),
+        },
+        None => match text.strip_prefix("//") {
+            Some(rest) => (ANY_SCHEME, rest),
+            None if begins_with_host(text) => (ANY_SCHEME, text),
+            None => return Err(ScopeError::NoHost(text.to_owned())),
+        },
     };
-    if !scheme.eq_ignore_ascii_case("http") && !scheme.eq_ignore_ascii_case("https") {
-        return Err(ScopeError::Scheme(scheme.to_owned()));
-    }
     let rest = rest.split('#').next().unwrap_or_default();
-    Ok(rest.split_at(rest.find(['/', '?']).unwrap_or(rest.len())))
+    let (host, path) = rest.split_at(rest.find(['/', '?']).unwrap_or(rest.len()));
+    Ok((scheme, host, path))
+}
+
+/// A scheme in canonical form: one of cache keys, or the one that means both.
+fn known_scheme(scheme: &str) -> Option<&'static str> {
+    SCHEMES
+        .into_iter()
+        .chain([ANY_SCHEME])
+        .find(|known| known.eq_ignore_ascii_case(scheme))
+}
+
+/// Whether a text without a scheme begins with a host: with a name that has a dot. Other words are
+/// more often paths or mistakes.
+fn begins_with_host(text: &str) -> bool {
+    let host = text.split(['/', '?', '#']).next().unwrap_or_default();
+    let name = host.rsplit_once(':').map_or(host, |(name, _)| name);
+    name.contains('.')
+        && name
+            .bytes()
+            .all(|b| b.is_ascii_alphanumeric() || b"-._".contains(&b))
+}
+
+/// What a URL or prefix in canonical form means without its scheme (`//host/path`), where it covers
+/// both schemes.
+pub fn of_any_scheme(canonical: &str) -> Option<&str> {
+    let rest = canonical.strip_prefix(ANY_SCHEME)?.strip_prefix(':')?;
+    rest.starts_with("//").then_some(rest)
+}
+
+/// The scope that covers what this one covers and the same in the other scheme; `None` where there
+/// is none.
+pub(crate) fn in_any_scheme(scope: &PurgeScope) -> Option<PurgeScope> {
+    let widened = |text: &str| {
+        let (scheme, rest) = text.split_once("://")?;
+        SCHEMES
+            .contains(&scheme)
+            .then(|| format!("{ANY_SCHEME}://{rest}"))
+    };
+    match scope {
+        PurgeScope::Url(text) => widened(text).map(PurgeScope::Url),
+        PurgeScope::Prefix(text) => widened(text).map(PurgeScope::Prefix),
+        _ => None,
+    }
+}
+
+/// The URL of a cache key in canonical form, but for both schemes.
+pub fn key_in_any_scheme(url: &str) -> String {
+    let canonical = canonical_key(url);
+    let rest = canonical
+        .split_once("://")
+        .map_or(&*canonical, |(_, rest)| rest);
+    format!("{ANY_SCHEME}://{rest}")
+}
+
+/// The URLs of keys that a URL in canonical form covers: itself, or one for each scheme.
+pub fn key_urls(canonical: &str) -> Vec<String> {
+    match of_any_scheme(canonical) {
+        Some(rest) => SCHEMES.map(|scheme| format!("{scheme}:{rest}")).into(),
+        None => vec![canonical.to_owned()],
+    }
 }
 
 /// Appends path and query in canonical form.
@@ -408,7 +472,8 @@ fn remove_dots(url: &mut String, start: usize, is_open: bool) {
 /// A URL that an earlier version accepted, read as that version read it.
 fn lenient_url(text: &str) -> String {
     let text = text.trim();
-    let (_, rest) = text.split_once("://").unwrap_or(("http", text));
+    let (scheme, rest) = text.split_once("://").unwrap_or((ANY_SCHEME, text));
+    let scheme = known_scheme(scheme).unwrap_or(ANY_SCHEME);
     let rest = rest.split('#').next().unwrap_or_default();
     let (authority, path) = rest.split_at(rest.find(['/', '?']).unwrap_or(rest.len()));
     let authority = authority.to_ascii_lowercase();
@@ -418,7 +483,7 @@ fn lenient_url(text: &str) -> String {
     };
     let slash = if path.starts_with('/') { "" } else { "/" };
     canonical_key(&format!(
-        "http://{}{slash}{path}",
+        "{scheme}://{}{slash}{path}",
         authority[..end].trim_end_matches('.')
     ))
     .into_owned()
@@ -434,8 +499,13 @@ mod tests {
     fn a_url_is_the_same_however_it_is_written() {
         let table = [
             ("http://A.test:80/x?y#z", "http://a.test/x?y"),
-            ("https://a.test/x", "http://a.test/x"),
-            ("HTTPS://a.test", "http://a.test/"),
+            ("https://a.test/x", "https://a.test/x"),
+            ("HTTPS://a.test", "https://a.test/"),
+            ("//A.test:8443/x", "*://a.test/x"),
+            ("a.test/x", "*://a.test/x"),
+            ("a.test:8080", "*://a.test/"),
+            ("a.test/x?u=http://b", "*://a.test/x?u=http://b"),
+            ("*://a.test/x", "*://a.test/x"),
             ("http://a.test.:8080?x", "http://a.test/?x"),
             ("  http://a.test/ ", "http://a.test/"),
             (
@@ -493,11 +563,12 @@ mod tests {
         let table = [
             ("", "empty"),
             (" ", "empty"),
-            ("/news/", "http://"),
+            ("/news/", "//host/path"),
             ("news", "http://"),
-            ("a.test/x", "http://"),
-            ("//a.test/x", "http://"),
-            ("a.test/x?u=http://b", "http://"),
+            ("news?u=http://b", "http://"),
+            ("//", "is empty"),
+            ("*", "a"),
+            ("**://a.test/", "not a scheme"),
             ("ftp://a.test/x", "http://"),
             ("http:///x", "is empty"),
             ("http://", "is empty"),
@@ -538,7 +609,9 @@ mod tests {
     fn a_prefix_is_the_beginning_of_urls() {
         let table = [
             ("http://a.test/img/2024-", Ok("http://a.test/img/2024-")),
-            ("https://A.test:443/v/720*", Ok("http://a.test/v/720")),
+            ("https://A.test:443/v/720*", Ok("https://a.test/v/720")),
+            ("//a.test/v/*", Ok("*://a.test/v/")),
+            ("a.test/v/*", Ok("*://a.test/v/")),
             ("http://a.test/**", Ok("http://a.test/")),
             ("http://a.test/健*", Ok("http://a.test/%E5%81%A5")),
             ("http://a.test/search?q=", Ok("http://a.test/search?q=")),
@@ -563,6 +636,28 @@ mod tests {
                 }
                 (found, expected) => panic!("{text}: {found:?}, not {expected:?}"),
             }
+        }
+    }
+
+    #[test]
+    fn a_url_without_a_scheme_stands_for_both() {
+        assert_eq!(
+            key_urls("*://a.test/x"),
+            ["http://a.test/x", "https://a.test/x"]
+        );
+        assert_eq!(key_urls("https://a.test/x"), ["https://a.test/x"]);
+        assert_eq!(of_any_scheme("*://a.test/x"), Some("//a.test/x"));
+        assert_eq!(of_any_scheme("http://a.test/x"), None);
+        assert_eq!(key_in_any_scheme("https://a.test/%41"), "*://a.test/A");
+        let url = |s: &str| PurgeScope::Url(s.to_owned());
+        let prefix = |s: &str| PurgeScope::Prefix(s.to_owned());
+        for (scope, expected) in [
+            (url("http://a.test/x"), Some(url("*://a.test/x"))),
+            (prefix("https://a.test/*"), Some(prefix("*://a.test/*"))),
+            (url("*://a.test/x"), None),
+            (PurgeScope::Host("a.test".into()), None),
+        ] {
+            assert_eq!(in_any_scheme(&scope), expected, "{scope:?}");
         }
     }
 
@@ -613,7 +708,8 @@ mod tests {
             assert_eq!(prefix_coverage(text), expected, "{text}");
         }
         assert_eq!(journalled_url("http://a.test/%zz"), "http://a.test/%25zz");
-        assert_eq!(journalled_url("a.test?x"), "http://a.test/?x");
+        assert_eq!(journalled_url("a.test?x"), "*://a.test/?x");
+        assert_eq!(journalled_url("https://a.test/%zz"), "https://a.test/%25zz");
     }
 
     #[test]
@@ -646,7 +742,7 @@ mod tests {
         let one = url("http://a.test/x");
         assert_eq!(any_of(std::slice::from_ref(&one)), Ok(one.clone()));
         assert_eq!(
-            any_of(&[one.clone(), url("HTTPS://A.test/x#y")]),
+            any_of(&[one.clone(), url("HTTP://A.test:80/x#y")]),
             Ok(one.clone()),
             "each once"
         );

@@ -177,6 +177,9 @@ node_keys = "shared"
 report_interval = "1s"
 name_servers = ["ns2"]
 admin_hosts = ["*.Nodes.demo.test"]
+admin_cert = "keys/node.pem"
+admin_key = "/keys/node.key"
+ca = "keys/ca.pem"
 drain_max = "2m"
 dns_withdrawal = "15s"
 finish_max = "10m"
@@ -193,11 +196,33 @@ head_timeout = "5s"
 idle_timeout = "1m"
 write_timeout = "20s"
 connections_max = 5000
+trusted_proxies = "10.0.0.0/8"
+handshake_timeout = "4s"
+http2 = false
+http2_streams_max = 50
+
+[tls]
+default_host = "WWW.demo.test."
+version_min = "1.3"
+
+[[certificate]]
+cert = "tls/www.pem"
+key = "/etc/ssl/www.key"
+
+[access_log]
+path = "/var/log/cdn/access.log"
+format = "combined"
+sample = "10%"
+client = "truncated"
+rotate_at = "1GiB"
+kept = 12
 
 [control]
 name = "brain"
 listen = "0.0.0.0:7700"
-url = "http://control.demo.test:7700/"
+url = "https://control.demo.test:7700/"
+cert = "control.pem"
+key = "control.key"
 hosts = ["Console.demo.test", "*"]
 admin = "127.0.0.1:9170"
 
@@ -244,7 +269,7 @@ host = "NS2.demo.test."
 listen = "0.0.0.0:53"
 addresses = ["192.0.2.53", "2001:db8::53"]
 admin = "0.0.0.0:9153"
-admin_url = "http://192.0.2.53:9153"
+admin_url = "https://192.0.2.53:9153"
 
 [[cluster]]
 name = "ams"
@@ -260,7 +285,9 @@ key_generation = 2
 [[cluster.node]]
 name = "ams-1"
 addresses = ["192.0.2.1", "2001:db8::1"]
-listen = ["0.0.0.0:8080", "[::]:8080"]
+listen = ["0.0.0.0:8080", "[::]:8080", "0.0.0.0:8081"]
+listen_tls = ["0.0.0.0:8443", "[::]:8443"]
+proxy_protocol = "0.0.0.0:8081"
 service = "10.0.0.1:8080"
 admin = "10.0.0.1:9100"
 memory = "8MiB"
@@ -273,6 +300,7 @@ key_generation = 3
 fields_max = 100
 idle_timeout = "15s"
 connections_max = 800
+trusted_proxies = ["192.0.2.200", "fd00::/8"]
 
 [[cluster]]
 name = "nyc"
@@ -293,6 +321,7 @@ origin_host = "www.demo.test"
 origin_ca = "ca.pem"
 origin_cert = "/keys/edge.pem"
 origin_key = "keys/edge.key"
+origin_http2 = false
 steering = "round-robin"
 ttl = "5s"
 clusters = ["nyc"]
@@ -311,6 +340,13 @@ serve_unsynced = false
 finish_rest_max = "4MiB"
 finish_share_min = "25%"
 
+[site.compression]
+codings = ["gzip", "br"]
+level = 6
+size_min = "1KiB"
+size_max = "4MiB"
+types = ["Text/*", "application/x-own"]
+
 [site.limits]
 connect_timeout = "500ms"
 first_byte_timeout = "10m"
@@ -324,6 +360,12 @@ queue_max = 0
 queue_timeout = "2s"
 upgrades_max = 16
 upgrade_idle_timeout = "1h"
+
+[site.https]
+redirect = true
+hsts = "730d"
+hsts_subdomains = true
+hsts_preload = true
 
 [[zone]]
 name = "Demo.test"
@@ -349,6 +391,21 @@ fn the_labs_file_is_read() {
 }
 
 #[test]
+fn urls_are_https_where_listeners_have_certificates() {
+    let with = |section: &str, settings: &str| {
+        let header = format!("{section}\n");
+        fleet_of(&LAB.replacen(&header, &format!("{header}{settings}\n"), 1))
+    };
+    let fleet = with("[control]", "cert = \"c.pem\"\nkey = \"c.key\"");
+    let url = |fleet: &Fleet| fleet.control.as_ref().map(|c| c.url.clone());
+    assert_eq!(url(&fleet), Some("https://127.9.0.70:7700".into()));
+    assert_eq!(fleet.name_servers[0].admin_url, "http://127.9.0.53:9100");
+    let fleet = with("[fleet]", "admin_cert = \"c.pem\"\nadmin_key = \"c.key\"");
+    assert_eq!(url(&fleet), Some("http://127.9.0.70:7700".into()));
+    assert_eq!(fleet.name_servers[0].admin_url, "https://127.9.0.53:9100");
+}
+
+#[test]
 fn every_setting_is_taken_as_written() {
     let fleet = fleet_of(EVERYTHING);
     assert_eq!(
@@ -369,12 +426,38 @@ fn every_setting_is_taken_as_written() {
         }
     );
     assert_eq!(fleet.admin_hosts, ["*.nodes.demo.test"]);
+    assert_eq!(
+        fleet.access_log,
+        Some(AccessLog {
+            target: LogTarget::File("/var/log/cdn/access.log".into()),
+            format: LogFormat::Combined,
+            sample: 0.1,
+            truncates_clients: true,
+            rotate_at: Bytes(1 << 30),
+            kept: 12,
+        })
+    );
     let control = fleet.control.expect("there");
     assert_eq!(control.hosts, ["console.demo.test", "*"]);
     assert_eq!(
         (control.name.as_str(), control.url.as_str()),
-        ("brain", "http://control.demo.test:7700")
+        ("brain", "https://control.demo.test:7700")
     );
+    let pair = |cert: &str, key: &str| {
+        Some(CertificateFiles {
+            cert: cert.into(),
+            key: key.into(),
+        })
+    };
+    assert_eq!(
+        control.identity,
+        pair("/etc/nearcast/control.pem", "/etc/nearcast/control.key")
+    );
+    assert_eq!(
+        fleet.admin_identity,
+        pair("/etc/nearcast/keys/node.pem", "/keys/node.key")
+    );
+    assert_eq!(fleet.ca, Some("/etc/nearcast/keys/ca.pem".into()));
     assert_eq!(
         control.push,
         Some(PushPolicy {
@@ -434,7 +517,7 @@ fn every_setting_is_taken_as_written() {
             ns2.admin_url.as_str(),
             ns2.addresses.len()
         ),
-        ("ns2.demo.test", "http://192.0.2.53:9153", 2)
+        ("ns2.demo.test", "https://192.0.2.53:9153", 2)
     );
     let drain = DrainLimits {
         lame_duck_max: Duration::from_secs(120),
@@ -460,14 +543,27 @@ fn every_setting_is_taken_as_written() {
         (ams.push_share, nyc.push_share),
         (Bytes(8 << 20), Bytes(16 << 20))
     );
+    let tls = TlsSettings {
+        certificates: vec![CertificateFiles {
+            cert: "/etc/nearcast/tls/www.pem".into(),
+            key: "/etc/ssl/www.key".into(),
+        }],
+        default_host: Some("www.demo.test".into()),
+        version_min: TlsVersion::V1_3,
+    };
+    assert_eq!(fleet.tls, tls);
     let node = &ams.nodes[0];
+    assert_eq!(
+        node.listen_tls,
+        ["0.0.0.0:8443", "[::]:8443"].map(|l| l.parse().expect("an address"))
+    );
     assert_eq!(
         (
             node.addresses.len(),
             node.listen.len(),
             node.service.to_string()
         ),
-        (2, 2, "10.0.0.1:8080".into())
+        (2, 3, "10.0.0.1:8080".into())
     );
     assert_eq!(
         (node.memory, node.disk, node.threads, node.capacity_bits),
@@ -485,6 +581,9 @@ fn every_setting_is_taken_as_written() {
         idle_timeout: Duration::from_secs(60),
         write_timeout: Duration::from_secs(20),
         connections_max: Some(5000),
+        handshake_timeout: Duration::from_secs(4),
+        http2: false,
+        http2_streams_max: 50,
     };
     assert_eq!(
         node.clients,
@@ -504,7 +603,29 @@ fn every_setting_is_taken_as_written() {
         "192.0.2.2:8080",
         "a listener on every address is reached by the node's own"
     );
+    assert_eq!(
+        (&node.proxy_protocol[..], &node.trusted_proxies[..]),
+        (
+            &["0.0.0.0:8081".parse().expect("an address")][..],
+            &["192.0.2.200/32", "fd00::/8"].map(|p| p.parse().expect("a prefix"))[..]
+        )
+    );
+    assert_eq!(
+        nyc.nodes[0].trusted_proxies,
+        ["10.0.0.0/8".parse().expect("a prefix")]
+    );
     let site = &fleet.sites[0];
+    assert_eq!(
+        site.https,
+        HttpsPolicy {
+            redirect: true,
+            hsts: Some(Hsts {
+                max_age: Duration::from_secs(730 * 86_400),
+                subdomains: true,
+                preload: true,
+            }),
+        }
+    );
     assert_eq!(
         (&site.hosts[..], site.origin.as_str()),
         (
@@ -531,6 +652,14 @@ fn every_setting_is_taken_as_written() {
         finish_share: 0.25,
     };
     assert_eq!(site.cache, cache);
+    let compression = CompressionPolicy {
+        codings: vec![Coding::Gzip, Coding::Brotli],
+        level: 6,
+        bytes_min: Bytes(1 << 10),
+        bytes_max: Bytes(4 << 20),
+        types: vec!["text/*".into(), "application/x-own".into()],
+    };
+    assert_eq!(site.compression, compression);
     let limits = OriginLimits {
         connect: Duration::from_millis(500),
         first_byte: Duration::from_secs(600),
@@ -546,6 +675,7 @@ fn every_setting_is_taken_as_written() {
         upgrade_idle: Duration::from_secs(3600),
     };
     assert_eq!(site.origin_policy.limits, limits);
+    assert!(!site.origin_policy.http2);
     let identity = (
         "/keys/edge.pem".into(),
         "/etc/nearcast/keys/edge.key".into(),
@@ -727,14 +857,16 @@ fn load_says_which_file_and_where() {
 fn a_fleet_without_a_file() {
     let listen = vec!["127.0.0.1:8080".parse().expect("an address")];
     let of = |origin: &str, cache| {
-        standalone_edge(
-            listen.clone(),
-            origin,
-            "/tmp/x".into(),
-            Bytes(1 << 20),
-            Bytes(0),
+        standalone_edge(StandaloneEdge {
+            listen: listen.clone(),
+            listen_tls: Vec::new(),
+            certificates: Vec::new(),
+            origin: origin.to_owned(),
+            state_dir: "/tmp/x".into(),
+            memory: Bytes(1 << 20),
+            disk: Bytes(0),
             cache,
-        )
+        })
     };
     let edge = |origin: &str| of(origin, CachePolicy::default());
     let listed = |name: &str| {
@@ -781,6 +913,41 @@ fn a_fleet_without_a_file() {
             .kind,
         FailureKind::NoInput
     );
+}
+
+#[test]
+fn listeners_for_tls_come_with_the_first_certificate() {
+    let with = |node: &str, rest: &str| {
+        fleet_of(&SMALLEST.replace(
+            "address = \"192.0.2.1\"\n",
+            &format!("address = \"192.0.2.1\"\n{node}\n{rest}\n"),
+        ))
+    };
+    let certificate = "[[certificate]]\ncert = \"a\"\nkey = \"b\"";
+    let table: [(&str, &str, &[&str]); 5] = [
+        ("", "", &[]),
+        ("", certificate, &["192.0.2.1:443"]),
+        (
+            "listen = [\"10.0.0.1:80\", \"10.0.0.1:8080\", \"[::]:80\"]",
+            certificate,
+            &["10.0.0.1:443", "[::]:443"],
+        ),
+        ("listen_tls = []", certificate, &[]),
+        (
+            "listen_tls = \"192.0.2.1:8443\"",
+            certificate,
+            &["192.0.2.1:8443"],
+        ),
+    ];
+    for (node, rest, expected) in table {
+        let fleet = with(node, rest);
+        let listen: Vec<String> = fleet.clusters[0].nodes[0]
+            .listen_tls
+            .iter()
+            .map(ToString::to_string)
+            .collect();
+        assert_eq!(listen, expected, "{node} {rest}");
+    }
 }
 
 /// Every setting is read: with a value of a wrong type in place of any of [`EVERYTHING`]'s, there

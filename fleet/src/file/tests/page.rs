@@ -12,6 +12,12 @@ zone = "cdn.test"
 node_key = "a key that only this test knows"
 [clock]
 [clients]
+[tls]
+[[certificate]]
+cert = "www.pem"
+key = "www.key"
+[access_log]
+path = "access.log"
 [control]
 [control.push]
 [steering]
@@ -37,7 +43,9 @@ address = "192.0.2.1"
 name = "www"
 origin = "http://192.0.2.80"
 [site.cache]
+[site.compression]
 [site.limits]
+[site.https]
 [[zone]]
 name = "demo.test"
 "#;
@@ -162,8 +170,8 @@ fn its_examples_are_good() {
         .filter_map(|b| b.split_once("```"))
         .map(|(block, _)| block)
         .collect();
-    let [smallest, grown, apart, zone] = &blocks[..] else {
-        panic!("four examples")
+    let [smallest, grown, apart, https, zone] = &blocks[..] else {
+        panic!("five examples")
     };
     assert!(smallest.lines().count() < 20);
     assert_eq!(*smallest, SMALLEST);
@@ -197,4 +205,11 @@ fn its_examples_are_good() {
         Some("http://10.0.0.5:7700".to_owned())
     );
     assert_eq!(fleet.name_servers[0].admin_url, "http://10.0.0.53:9153");
+
+    let (fleet_lines, control) = https.split_once("\n\n").expect("two sections");
+    let settings = fleet_lines.replacen("[fleet]\n", &format!("[fleet]\n{key}\n"), 1);
+    let encrypted = format!("{}\n{control}", smallest.replacen("[fleet]", &settings, 1));
+    let fleet = fleet_of(&encrypted);
+    assert!(fleet.ca.is_some() && fleet.admin_identity.is_some());
+    assert!(fleet.control.is_some_and(|c| c.identity.is_some()));
 }
