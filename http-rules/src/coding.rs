@@ -109,6 +109,41 @@ pub fn preferred<'o>(request: &HeaderMap, offered: &[&'o str]) -> Vec<&'o str> {
     weighed.into_iter().map(|(_, name)| name).collect()
 }
 
+/// The weights of some codings in a request, read in one pass. In thousandths; 0 is a refusal.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Weights<const N: usize> {
+    /// Those of the offered codings, 0 where a coding is not acceptable.
+    pub(crate) offered: [u16; N],
+    /// That of `identity`, where it is named.
+    pub(crate) identity: Option<u16>,
+    /// That of `*`, where it is named.
+    pub(crate) others: Option<u16>,
+}
+
+impl<const N: usize> Weights<N> {
+    /// Those of all lines of a field. A member with a malformed weight counts as absent; of one that
+    /// is named more than once the least weight counts.
+    pub(crate) fn of<'a>(offered: [&[u8]; N], lines: impl Iterator<Item = &'a [u8]>) -> Self {
+        let mut named = [None; N];
+        let (mut identity, mut others) = (None, None);
+        for (name, weight) in lines.flat_map(fields::members).filter_map(member) {
+            let name = canonical(name);
+            let slot = match offered.iter().position(|o| o.eq_ignore_ascii_case(name)) {
+                Some(at) => &mut named[at],
+                None if name == b"*" => &mut others,
+                None if name.eq_ignore_ascii_case(b"identity") => &mut identity,
+                None => continue,
+            };
+            *slot = Some(slot.map_or(weight, |least: u16| least.min(weight)));
+        }
+        Self {
+            offered: named.map(|weight| weight.or(others).unwrap_or(0)),
+            identity,
+            others,
+        }
+    }
+}
+
 /// The weight of a coding in thousandths, 0 when it is not acceptable. A `*` covers every coding
 /// that is not named.
 fn weight_of(request: &HeaderMap, coding: &str) -> u16 {

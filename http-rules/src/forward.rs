@@ -12,7 +12,7 @@ use nearcast_fleet::config::CachePolicy;
 use nearcast_fleet::request_fields::is_removed;
 
 use crate::conditional::CONDITIONS;
-use crate::{coding, fields, request_fields};
+use crate::{coding, compress, fields, request_fields};
 
 /// `CDN-Loop` (RFC 8586).
 const CDN_LOOP: HeaderName = HeaderName::from_static("cdn-loop");
@@ -20,6 +20,9 @@ const CDN_LOOP: HeaderName = HeaderName::from_static("cdn-loop");
 const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 /// `X-Forwarded-Proto`.
 const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
+
+/// `Early-Data` (RFC 8470 section 5.1): a request that an attacker may have replayed.
+pub const EARLY_DATA: HeaderName = HeaderName::from_static("early-data");
 
 /// Most CDNs that a request may have passed; more count as a loop of CDNs that do not add their own
 /// id.
@@ -75,7 +78,9 @@ pub fn to_origin(client: &HeaderMap, which: ClientFields<'_>, by: &Forwarder<'_>
     }
     forward.remove(EXPECT);
 
-    if which != ClientFields::Passed {
+    if which == ClientFields::Passed {
+        compress::add_identity_tags(&mut forward);
+    } else {
         forward.remove(RANGE);
         for name in CONDITIONS {
             forward.remove(name);
@@ -87,6 +92,12 @@ pub fn to_origin(client: &HeaderMap, which: ClientFields<'_>, by: &Forwarder<'_>
     }
     if let ClientFields::Shared { policy, vary } = which {
         forward = request_fields::shared(&forward, policy, vary);
+        // Such a request is repeated by the edge and not by the client.
+        forward.remove(EARLY_DATA);
+    }
+    if forward.contains_key(EARLY_DATA) {
+        // Any value, and several, mean the same (RFC 8470 section 5.1).
+        forward.insert(EARLY_DATA, HeaderValue::from_static("1"));
     }
 
     add_own_fields(
@@ -103,14 +114,18 @@ pub fn to_origin(client: &HeaderMap, which: ClientFields<'_>, by: &Forwarder<'_>
     forward
 }
 
-/// The fields of a request to the origin that no client made, as a push order needs them.
+/// The fields of a request to the origin that no client made, as a push order needs them. `scheme`
+/// is that of the key.
 pub fn without_client(
     host: HeaderValue,
     via: &HeaderValue,
     loop_id: Option<&HeaderValue>,
+    scheme: &'static str,
 ) -> HeaderMap {
     let mut forward = HeaderMap::new();
     add_own_fields(&mut forward, host, via, loop_id);
+    // An origin may redirect everything to https, or name the scheme in links.
+    forward.insert(X_FORWARDED_PROTO, HeaderValue::from_static(scheme));
     forward
 }
 
@@ -271,6 +286,31 @@ mod tests {
             to_origin(&client, ClientFields::Storable, &by(None)),
             with_ours(&["accept: a", "foo: 1", "cookie: c"])
         );
+    }
+
+    #[test]
+    fn early_data_is_stated_to_the_origin_by_the_requests_of_its_client() {
+        // RFC 8470 section 5.1.
+        let policy = CachePolicy::default();
+        for lines in [
+            &["early-data: 1"][..],
+            &["early-data: 0"],
+            &["early-data: x", "early-data: 1"],
+        ] {
+            for which in [ClientFields::Passed, ClientFields::Storable] {
+                assert_eq!(
+                    to_origin(&map(lines), which, &by(None)),
+                    with_ours(&["early-data: 1"]),
+                    "{lines:?} {which:?}"
+                );
+            }
+            let vary = [EARLY_DATA];
+            let shared = ClientFields::Shared {
+                policy: &policy,
+                vary: &vary,
+            };
+            assert_eq!(to_origin(&map(lines), shared, &by(None)), with_ours(&[]));
+        }
     }
 
     #[test]

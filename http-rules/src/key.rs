@@ -8,21 +8,12 @@
 //! [`Key::of_url`] does both for a whole URL.
 
 use http::Method;
+use nearcast_fleet::scope::SCHEMES;
 
 /// Longest path with its query, in bytes.
 pub const PATH_BYTES_MAX: usize = 8 * 1024;
 /// Longest authority, in bytes.
 pub const AUTHORITY_BYTES_MAX: usize = 255 + 6;
-
-/// The scheme in the keys of this cache.
-///
-/// Nodes accept clients without TLS alone. An `https` URL comes from a TLS terminator in front of
-/// the node, or from an operator who writes it as browsers show it, and names the same resource. So
-/// every key has the scheme `http`. A node that terminates TLS itself and keeps the two schemes
-/// apart changes this function and nothing else.
-pub fn stored_scheme(scheme: &str) -> &str {
-    if is_https(scheme) { "http" } else { scheme }
-}
 
 fn is_https(scheme: &str) -> bool {
     scheme.eq_ignore_ascii_case("https")
@@ -77,20 +68,37 @@ impl Key {
         Ok(Self { url: url.into() })
     }
 
-    /// The key of a URL that a push order or an operator names. Without a scheme it is an HTTP URL;
-    /// the fragment is left out, and an empty path is `/`.
+    /// The key of a whole URL, whose fragment is left out and whose empty path is `/`.
     ///
     /// # Errors
-    /// As [`Key::new`].
+    /// As [`Key::new`]; without a scheme [`KeyError::Authority`].
     pub fn of_url(url: &str) -> Result<Self, KeyError> {
-        let url = url.trim();
-        let (scheme, rest) = url.split_once("://").unwrap_or(("http", url));
+        let (scheme, rest) = url.trim().split_once("://").ok_or(KeyError::Authority)?;
         let rest = rest.split('#').next().unwrap_or_default();
         let (authority, path) = rest.split_at(rest.find(['/', '?']).unwrap_or(rest.len()));
         if path.starts_with('/') {
-            return Self::new(stored_scheme(scheme), authority, path);
+            return Self::new(scheme, authority, path);
         }
-        Self::new(stored_scheme(scheme), authority, &format!("/{path}"))
+        Self::new(scheme, authority, &format!("/{path}"))
+    }
+
+    /// The keys of a URL that a push order names. Without a scheme (`//host/path`, `host/path`) it
+    /// has one key for each.
+    ///
+    /// # Errors
+    /// As [`Key::new`].
+    pub fn all_of_url(url: &str) -> Result<Vec<Self>, KeyError> {
+        let url = url.trim();
+        match url.split(['/', '?', '#']).next() {
+            Some(scheme) if scheme.ends_with(':') && url[scheme.len()..].starts_with("//") => {
+                Ok(vec![Self::of_url(url)?])
+            }
+            _ => {
+                let rest = url.strip_prefix("//").unwrap_or(url);
+                let of_scheme = |scheme| Self::of_url(&format!("{scheme}://{rest}"));
+                SCHEMES.into_iter().map(of_scheme).collect()
+            }
+        }
     }
 }
 
@@ -226,7 +234,9 @@ fn check_path(path_and_query: &str) -> Result<(), KeyError> {
 /// with a query; an http or https URL without user information; `*` for OPTIONS; host and port for
 /// CONNECT. No form has a fragment. The characters of path and host are checked elsewhere.
 ///
-/// Both schemes are accepted, see [`stored_scheme`].
+/// Both schemes are accepted. The scheme by which a request came is that of its connection, or what
+/// a trusted proxy states ([`crate::proxies`]), and never the target's: a client without TLS must
+/// not name the responses of clients with TLS.
 pub fn is_target(method: &Method, target: &str) -> bool {
     if target.contains('#') {
         return false;
@@ -421,9 +431,10 @@ mod tests {
     fn urls_of_operators_have_the_keys_of_clients() {
         let table = [
             ("http://A.test:80/x?y#z", Ok("http://a.test/x?y")),
-            ("https://a.test/x", Ok("http://a.test/x")),
-            ("HTTPS://a.test", Ok("http://a.test/")),
-            ("a.test?x", Ok("http://a.test/?x")),
+            ("https://a.test:443/x", Ok("https://a.test/x")),
+            ("HTTPS://a.test", Ok("https://a.test/")),
+            ("//a.test/x", Err(KeyError::Authority)),
+            ("a.test/x", Err(KeyError::Authority)),
             (" http://[2001:DB8::1]:8080/ ", Ok("http://[2001:db8::1]/")),
             ("http://a.test./%7ex", Ok("http://a.test/%7ex")),
             ("http://user@a.test/", Err(KeyError::Authority)),
@@ -434,6 +445,23 @@ mod tests {
             let found = Key::of_url(text).map(|key| key.url.into_string());
             assert_eq!(found, expected.map(str::to_owned), "{text}");
         }
+        let both = ["http://a.test/x?y", "https://a.test/x?y"];
+        let table: [(&str, &[&str]); 5] = [
+            ("//A.test:8443/x?y", &both),
+            ("a.test/x?y#z", &both),
+            ("https://a.test/x?y", &both[1..]),
+            ("http://a.test/x?y", &both[..1]),
+            (
+                "a.test?u=http://b",
+                &["http://a.test/?u=http://b", "https://a.test/?u=http://b"],
+            ),
+        ];
+        for (text, expected) in table {
+            let found = Key::all_of_url(text).expect("valid");
+            let found: Vec<&str> = found.iter().map(|key| &*key.url).collect();
+            assert_eq!(found, expected, "{text}");
+        }
+        assert_eq!(Key::all_of_url("/x"), Err(KeyError::Authority));
     }
 
     #[test]

@@ -346,6 +346,28 @@ pub enum Parameter<'a> {
     String(&'a str),
 }
 
+/// A member of `Proxy-Status` with the id of its request in `details`, the parameter for what the
+/// other ones cannot say (RFC 9209 section 2.1.5). `id` is a token.
+pub fn with_request_id(member: &HeaderValue, id: &str) -> HeaderValue {
+    let bytes = member.as_bytes();
+    let mut buffer = Vec::with_capacity(bytes.len() + 32 + id.len());
+    // `details` is the last parameter where there is one.
+    let has_details = member
+        .to_str()
+        .is_ok_and(|text| text.contains("; details=\""))
+        && bytes.ends_with(b"\"");
+    if has_details {
+        buffer.extend_from_slice(&bytes[..bytes.len() - 1]);
+        buffer.extend_from_slice(b"; request-id=");
+    } else {
+        buffer.extend_from_slice(bytes);
+        buffer.extend_from_slice(b"; details=\"request-id=");
+    }
+    buffer.extend_from_slice(id.as_bytes());
+    buffer.push(b'"');
+    HeaderValue::from_maybe_shared(bytes::Bytes::from(buffer)).unwrap_or_else(|_| member.clone())
+}
+
 /// This node's member of `Proxy-Status` on a response that it generated in place of the origin's,
 /// with the origin's status (RFC 9209 section 2.1.4): `ams-1; received-status=503`.
 pub fn received(name: &str, status: StatusCode) -> HeaderValue {
@@ -370,6 +392,28 @@ mod tests {
             .to_str()
             .expect("ASCII")
             .to_owned()
+    }
+
+    #[test]
+    fn errors_name_their_request_in_details() {
+        for (member, expected) in [
+            (
+                ProxyError::ConnectionRefused.proxy_status("ams-1"),
+                "ams-1; error=connection_refused; details=\"request-id=7f\"",
+            ),
+            (
+                ProxyError::HttpProtocolError
+                    .proxy_status_with("ams-1", &[("details", Parameter::String("why \"so\""))]),
+                "ams-1; error=http_protocol_error; details=\"why \\\"so\\\"; request-id=7f\"",
+            ),
+            (
+                ProxyError::DnsError
+                    .proxy_status_with("ams-1", &[("rcode", Parameter::String("NXDOMAIN"))]),
+                "ams-1; error=dns_error; rcode=\"NXDOMAIN\"; details=\"request-id=7f\"",
+            ),
+        ] {
+            assert_eq!(with_request_id(&member, "7f"), expected);
+        }
     }
 
     #[test]
