@@ -277,7 +277,7 @@ function drawPurges() {
   $('purges').tBodies[0].replaceChildren(...rows);
   const value = $('purge').elements.value;
   const host = state.fleet?.sites?.[0]?.hosts?.find((h) => h !== '*');
-  if (host) value.placeholder = { url: `http://${host}/`, prefix: `http://${host}/news/`, host, site: state.fleet.sites[0].name, tag: 'news', all: '' }[$('purge').elements.by.value];
+  if (host) value.placeholder = { url: `//${host}/`, prefix: `//${host}/news/`, host, site: state.fleet.sites[0].name, tag: 'news', all: '' }[$('purge').elements.by.value];
   value.disabled = $('purge').elements.by.value === 'all';
 }
 

@@ -114,7 +114,7 @@ async fn start(binary: &str, dir: &Path) -> Result<Control, Error> {
         .stderr(log);
     let control = Control(command.spawn()?);
     let begun = Instant::now();
-    while Client::new()
+    while Client::new(None)
         .get("http://127.77.0.1:9170/ready", SOON)
         .await
         .is_err()
@@ -207,7 +207,7 @@ async fn run_nodes(
     );
 
     let token = Secret(std::fs::read_to_string(dir.join("state/control/token"))?);
-    let client = Client::new();
+    let client = Client::new(None);
     let (cpu_before, _) = control.used()?;
     let begun = Instant::now();
     let (mut status, mut purges) = (Vec::new(), Vec::new());
@@ -284,7 +284,7 @@ async fn run_purges(
         for client in 0..clients {
             let (count, token) = (count.clone(), token.clone());
             storm.spawn(async move {
-                let http = Client::new();
+                let http = Client::new(None);
                 let mut took = Vec::new();
                 while begun.elapsed() < Duration::from_secs(seconds) {
                     let n = count.fetch_add(1, Ordering::Relaxed);

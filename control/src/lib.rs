@@ -37,6 +37,8 @@ mod server;
 mod start;
 mod state;
 mod tasks;
+mod ticket_keys;
+mod traces;
 mod views;
 
 pub use crate::start::run;

@@ -42,6 +42,8 @@ pub(crate) struct Metrics {
     pub(crate) connections_of: IntGaugeVec,
     /// Connections closed to make room for others.
     pub(crate) connections_evicted: IntCounter,
+    /// By reason.
+    pub(crate) handshakes_failed: IntCounterVec,
 }
 
 impl Metrics {
@@ -126,6 +128,12 @@ impl Metrics {
                     name("connections_evicted_total"),
                     "Connections that were closed to make room for others of their class.",
                 ),
+            ),
+            handshakes_failed: counters(
+                &registry,
+                "handshakes_failed_total",
+                "Connections to the API that sent no request over TLS.",
+                &["reason"],
             ),
             registry,
         }

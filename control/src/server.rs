@@ -1,4 +1,5 @@
-//! The listener of the API: connections under the limits of [`crate::admission`], time-outs, drain.
+//! The listener of the API: connections under the limits of [`crate::admission`], TLS, time-outs,
+//! drain. A connection has its slot before its handshake, so slow handshakes evict one another.
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -6,13 +7,16 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::response::{IntoResponse, Response};
-use http::{Method, Request};
+use http::uri::Authority;
+use http::{HeaderValue, Method, Request, StatusCode, header};
 use hyper::body::Incoming;
 use hyper::service::{Service, service_fn};
 use hyper_util::service::TowerToHyperService;
+use nearcast_fleet::listener_tls::{Accepted, ListenerTls};
 use nearcast_net::accept::{Acceptor, Connections};
 use nearcast_net::serve::{self, HeadLimit, Limits};
 use nearcast_net::shutdown::Shutdown;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 
 use crate::admission::{Admission, Slot};
@@ -45,6 +49,7 @@ const LIMITS: Limits = Limits {
 /// Serves until shutdown is requested, then lets open requests end.
 pub(crate) async fn serve(
     listener: TcpListener,
+    tls: Arc<ListenerTls>,
     router: Router,
     admission: Arc<Admission>,
     metrics: Metrics,
@@ -58,6 +63,7 @@ pub(crate) async fn serve(
     while let Some((stream, peer)) = acceptor.accept_until(&mut shutdown).await {
         connections.spawn(serve_connection(
             stream,
+            tls.clone(),
             admission.enter(peer.ip()),
             router.clone(),
             metrics.clone(),
@@ -75,13 +81,36 @@ pub(crate) async fn serve(
 /// Serves a connection until it ends, or is evicted for another one.
 async fn serve_connection(
     stream: TcpStream,
+    tls: Arc<ListenerTls>,
     slot: Arc<Slot>,
     router: Router,
     metrics: Metrics,
     shutdown: Shutdown,
 ) {
     metrics.connections.inc();
-    let serving = answer_requests(stream, router, &metrics, slot.clone(), shutdown);
+    let serving = async {
+        let slot = slot.clone();
+        match tls.accept(stream).await {
+            Ok(Accepted::Plain(stream)) => {
+                answer_requests(stream, router, &metrics, slot, shutdown).await;
+            }
+            Ok(Accepted::Tls(stream)) => {
+                answer_requests(stream, router, &metrics, slot, shutdown).await;
+            }
+            Ok(Accepted::Unencrypted(stream)) => {
+                let refusing =
+                    service_fn(async |request| Ok::<_, Infallible>(send_to_tls(&request)));
+                let ended =
+                    serve::serve_connection(stream, LIMITS, refusing, std::future::pending());
+                note_handshake(&metrics, "without-tls");
+                let _ = ended.await;
+            }
+            Err(error) => {
+                tracing::debug!(%error, "a connection to the API ended");
+                note_handshake(&metrics, error.label());
+            }
+        }
+    };
     tokio::select! {
         _ = tokio::time::timeout(CONNECTION_TIME_MAX, serving) => {}
         () = slot.evicted() => metrics.connections_evicted.inc(),
@@ -89,8 +118,48 @@ async fn serve_connection(
     metrics.connections.dec();
 }
 
-async fn answer_requests(
-    stream: TcpStream,
+fn note_handshake(metrics: &Metrics, reason: &str) {
+    metrics.handshakes_failed.with_label_values(&[reason]).inc();
+}
+
+/// The answer to a request without TLS where there is a certificate: a person with a browser is sent
+/// to `https`. A program is refused, so that its operator finds out that it sends its token or key
+/// in the clear. The connection ends.
+fn send_to_tls<B>(request: &Request<B>) -> Response {
+    let is_page = matches!(*request.method(), Method::GET | Method::HEAD)
+        && !request.uri().path().starts_with("/v1")
+        && !request.headers().contains_key(header::AUTHORIZATION);
+    let host = request.headers().get(header::HOST);
+    let host = host.and_then(|host| Authority::try_from(host.as_bytes()).ok());
+    let location = host
+        .filter(|host| is_page && !host.as_str().contains('@'))
+        .and_then(|host| {
+            let path = request.uri().path_and_query()?;
+            HeaderValue::try_from(format!("https://{host}{path}")).ok()
+        });
+    let mut response = match location {
+        Some(location) => {
+            let status = StatusCode::TEMPORARY_REDIRECT;
+            (
+                status,
+                [(header::LOCATION, location)],
+                "this port speaks TLS\n",
+            )
+                .into_response()
+        }
+        None => ApiError::BadRequest(
+            "this port speaks TLS; write https:// in the URL (url in [control])".to_owned(),
+        )
+        .into_response(),
+    };
+    let fields = response.headers_mut();
+    fields.insert(header::CONNECTION, HeaderValue::from_static("close"));
+    fields.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    response
+}
+
+async fn answer_requests<T: AsyncRead + AsyncWrite + Unpin>(
+    stream: T,
     router: Router,
     metrics: &Metrics,
     slot: Arc<Slot>,
@@ -166,7 +235,14 @@ mod tests {
         (
             address,
             trigger,
-            tokio::spawn(serve(listener, router, admission, Metrics::new(), shutdown)),
+            tokio::spawn(serve(
+                listener,
+                Arc::new(ListenerTls::none()),
+                router,
+                admission,
+                Metrics::new(),
+                shutdown,
+            )),
         )
     }
 

@@ -10,6 +10,7 @@ use nearcast_fleet::config::{Control, Fleet};
 use nearcast_fleet::failure::{Failure, FailureKind};
 use nearcast_fleet::file::FurtherCheck;
 use nearcast_fleet::journal::JournalError;
+use nearcast_fleet::listener_tls::ListenerTls;
 use nearcast_fleet::role::{self, Admin, Role};
 use nearcast_net::listen;
 use nearcast_net::shutdown::Shutdown;
@@ -143,6 +144,9 @@ impl<F: FnOnce() -> Result<(), Failure> + Send> Role for StartingControl<F> {
         let disk_text = self.disk.borrow_and_update().clone();
         let listen = self.inputs.control.listen;
         let shutdown = self.inputs.shutdown.clone();
+        let tls = ListenerTls::open(self.inputs.fleet.subscribe(), |fleet| {
+            fleet.control.as_ref()?.identity.as_ref()
+        })?;
         let (state, series) = self.inputs.restore(&dir, disk_text)?;
         let state = Arc::new(state);
         admin.serve(state.metrics.registry.clone(), None);
@@ -167,7 +171,8 @@ impl<F: FnOnce() -> Result<(), Failure> + Send> Role for StartingControl<F> {
             shutdown.clone(),
         ));
         let revision = state.journal.revision();
-        tracing::info!(%listen, revision, "the control API listens");
+        let is_tls = tls.is_on();
+        tracing::info!(%listen, is_tls, revision, "the control API listens");
         let message = format!("control started at journal revision {revision}");
         state.events.add(
             now_unix_ms(),
@@ -190,6 +195,7 @@ impl<F: FnOnce() -> Result<(), Failure> + Send> Role for StartingControl<F> {
         ));
         let serving = tokio::spawn(server::serve(
             listener,
+            Arc::new(tls),
             api::router(state.clone()),
             admission,
             state.metrics.clone(),

@@ -26,6 +26,8 @@ use crate::metrics::Metrics;
 use crate::node_keys::NodeKeys;
 use crate::persist::state_log::StateLog;
 use crate::push::learned::LearnedPopularity;
+use crate::ticket_keys::TicketRings;
+use crate::traces::Traces;
 use crate::views;
 
 /// The fleet file in force.
@@ -50,6 +52,7 @@ pub(crate) struct State {
     pub(crate) popularity: LearnedPopularity,
     pub(crate) events: EventLog,
     pub(crate) node_keys: NodeKeys,
+    pub(crate) ticket_rings: TicketRings,
     pub(crate) log: StateLog,
     pub(crate) metrics: Metrics,
     /// Notified when confirmations of purges are on disk.
@@ -60,6 +63,8 @@ pub(crate) struct State {
     pub(crate) plans: Semaphore,
     /// Held while a fleet file is checked and appended.
     pub(crate) fleet_files: tokio::sync::Mutex<()>,
+    /// Questions to edges about single requests.
+    pub(crate) traces: Traces,
     /// For requests to name servers.
     pub(crate) client: Client,
     pub(crate) shutdown: Shutdown,
@@ -88,6 +93,7 @@ const PLANS_MAX: usize = 1;
 impl State {
     pub(crate) fn new(parts: Parts) -> Self {
         Self {
+            client: Client::following(parts.fleet.subscribe()),
             fleet: parts.fleet,
             fleet_file: Mutex::new(parts.fleet_file),
             base: parts.base,
@@ -98,13 +104,14 @@ impl State {
             popularity: parts.popularity,
             events: EventLog::new(now_unix_ms(), parts.events, Some(parts.log.clone())),
             node_keys: NodeKeys::default(),
+            ticket_rings: TicketRings::default(),
             log: parts.log,
             metrics: Metrics::new(),
             confirmed: watch::channel(()).0,
             orders: tokio::sync::Mutex::new(()),
             plans: Semaphore::new(PLANS_MAX),
             fleet_files: tokio::sync::Mutex::new(()),
-            client: Client::new(),
+            traces: Traces::new(now_unix_ms()),
             shutdown: parts.shutdown,
         }
     }

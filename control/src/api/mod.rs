@@ -10,6 +10,7 @@ mod purge;
 mod read;
 mod report_bounds;
 mod request;
+mod traces;
 
 use axum::extract::DefaultBodyLimit;
 use axum::response::Response;
@@ -44,9 +45,13 @@ use crate::error::ApiError;
         drains::drains,
         drains::drain,
         nodes::journal,
+        nodes::ticket_keys,
         nodes::edge_report,
         nodes::dns_report,
         nodes::origin_report,
+        traces::trace,
+        traces::questions,
+        traces::answers,
         openapi
     ),
     modifiers(&Bearers)
@@ -92,7 +97,11 @@ fn routes() -> Vec<(Method, &'static str, MethodRouter<App>)> {
         (Method::POST, "/v1/site-purges", post(purge::site_purge)),
         (Method::GET, "/v1/fleet-file", get(change::fleet_file)),
         (Method::PUT, "/v1/fleet-file", put(change::put_fleet_file)),
+        (Method::GET, "/v1/traces/{id}", get(traces::trace)),
         (Method::GET, "/v1/journal", get(nodes::journal)),
+        (Method::GET, "/v1/trace-questions", get(traces::questions)),
+        (Method::POST, "/v1/trace-answers", post(traces::answers)),
+        (Method::GET, "/v1/ticket-keys", get(nodes::ticket_keys)),
         (
             Method::POST,
             "/v1/reports/edge",
@@ -212,7 +221,15 @@ mod tests {
                     .get("security")
                     .and_then(|s| s.as_array())
                     .is_none_or(Vec::is_empty);
-                let is_read = method == "get" && path != "/v1/fleet-file" && path != "/v1/journal";
+                let is_guarded = [
+                    "/v1/fleet-file",
+                    "/v1/journal",
+                    "/v1/ticket-keys",
+                    "/v1/traces/{id}",
+                    "/v1/trace-questions",
+                ]
+                .contains(&path.as_str());
+                let is_read = method == "get" && !is_guarded;
                 assert_eq!(is_open, is_read, "{method} {path}");
             }
         }

@@ -5,9 +5,9 @@ use std::time::Duration;
 use axum::Json;
 use axum::extract::State as Shared;
 use axum::response::{IntoResponse, Response};
-use http::{HeaderMap, header};
+use http::{HeaderMap, StatusCode, header};
 use nearcast_fleet::change::Entry;
-use nearcast_fleet::clock::now_unix_ms;
+use nearcast_fleet::clock::{now_unix_ms, now_unix_s};
 use nearcast_fleet::config::Fleet;
 use nearcast_fleet::follow::JournalAnswer;
 use nearcast_fleet::node_key::Caller;
@@ -103,6 +103,38 @@ pub(super) async fn journal(
     }
     let page = state.journal.page(after, now_unix_ms()).await?;
     Ok(([(header::CONTENT_TYPE, "application/json")], page).into_response())
+}
+
+/// The keys of TLS session tickets of an edge's cluster, for the edge by its own key alone. The
+/// fleet's key and the operators' token do not open them.
+#[utoipa::path(get, path = "/v1/ticket-keys", tag = "nodes", security(("node_key" = [])),
+    responses((status = 200, body = Object), (status = 304), (status = 401, body = views::ErrorBody), (status = 404, body = views::ErrorBody), (status = 503, body = views::ErrorBody)))]
+pub(super) async fn ticket_keys(
+    Shared(state): Shared<App>,
+    headers: HeaderMap,
+) -> Result<Response, ApiError> {
+    let fleet = state.fleet();
+    let Caller::Node(node) = with_node_key(&state, &fleet, &headers, None)? else {
+        return Err(ApiError::Unauthorized(
+            "an edge gets these by its own key alone, which `nearcast key NODE` prints; this is the fleet's key",
+        ));
+    };
+    let Some((cluster, _)) = fleet.edge(&node) else {
+        return Err(ApiError::NotFound(format!(
+            "{node} is no edge: only edges encrypt session tickets"
+        )));
+    };
+    let (keys, tag) = state
+        .ticket_rings
+        .of(&fleet, cluster, now_unix_s())
+        .map_err(|_| ApiError::Unavailable("the system has no random bytes".to_owned()))?;
+    let is_known = headers
+        .get(header::IF_NONE_MATCH)
+        .is_some_and(|known| known.as_bytes() == tag.as_bytes());
+    if is_known {
+        return Ok((StatusCode::NOT_MODIFIED, [(header::ETAG, tag)]).into_response());
+    }
+    Ok(([(header::ETAG, tag)], Json(keys)).into_response())
 }
 
 /// Compares a node's cursor with this journal. A cursor in another journal, or beyond the newest

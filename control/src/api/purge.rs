@@ -256,7 +256,7 @@ fn notes(fleet: &Fleet, scope: &PurgeScope) -> Vec<String> {
             notes.push(format!("no site of the fleet has the host {host}"));
         }
         match one {
-            PurgeScope::Url(url) if url.contains('*') => {
+            PurgeScope::Url(url) if scope::of_any_scheme(url).unwrap_or(url).contains('*') => {
                 notes.push(format!(
                     "the * in {url} is taken literally; to purge all URLs that begin so, purge by prefix"
                 ));

@@ -111,6 +111,8 @@ pub(crate) struct NodeView {
     pub name: String,
     pub addresses: Vec<String>,
     pub listen: Vec<String>,
+    /// Listeners for HTTPS; none without certificates.
+    pub listen_tls: Vec<String>,
     pub service: String,
     pub memory_bytes: u64,
     pub disk_bytes: u64,
@@ -260,6 +262,7 @@ impl From<&Node> for NodeView {
             name: node.name.clone(),
             addresses: texts(&node.addresses),
             listen: texts(&node.listen),
+            listen_tls: texts(&node.listen_tls),
             service: node.service.to_string(),
             memory_bytes: node.memory.0,
             disk_bytes: node.disk.0,

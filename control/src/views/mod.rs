@@ -12,6 +12,7 @@ mod purge;
 mod push;
 mod series;
 mod status;
+mod trace;
 
 pub(crate) use clock::*;
 pub(crate) use drain::*;
@@ -24,6 +25,7 @@ pub(crate) use purge::*;
 pub(crate) use push::*;
 pub(crate) use series::*;
 pub(crate) use status::*;
+pub(crate) use trace::*;
 
 #[cfg(test)]
 mod tests {
@@ -75,11 +77,12 @@ mod tests {
                 "pushes" => check::<Pushes>(name, example),
                 "purge" => check::<PurgeView>(name, example),
                 "drain" => check::<DrainView>(name, example),
+                "trace" => check::<TraceView>(name, example),
                 "mistakes" => check::<ErrorBody>(name, example),
                 other => panic!("no type for the example {other:?}"),
             }
             seen.push(name);
         }
-        assert_eq!(seen.len(), 10, "{seen:?}");
+        assert_eq!(seen.len(), 11, "{seen:?}");
     }
 }

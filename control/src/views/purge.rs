@@ -1,6 +1,7 @@
 //! Purge requests and purges.
 
 use nearcast_fleet::change::PurgeScope;
+use nearcast_fleet::scope;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
@@ -95,8 +96,10 @@ impl Scope {
 impl From<&PurgeScope> for Scope {
     fn from(scope: &PurgeScope) -> Self {
         match scope.clone() {
-            PurgeScope::Url(url) => Self::Url(url),
-            PurgeScope::Prefix(prefix) => Self::Prefix(prefix.trim_end_matches('*').to_owned()),
+            PurgeScope::Url(url) => Self::Url(written(&url).to_owned()),
+            PurgeScope::Prefix(prefix) => {
+                Self::Prefix(written(prefix.trim_end_matches('*')).to_owned())
+            }
             PurgeScope::Host(host) => Self::Host(host),
             PurgeScope::Site(site) => Self::Site(site),
             PurgeScope::Tag(tag) => Self::Tag(tag),
@@ -105,6 +108,11 @@ impl From<&PurgeScope> for Scope {
             PurgeScope::All | PurgeScope::Any(_) => Self::All,
         }
     }
+}
+
+/// A URL or prefix as operators write it: `//host/path` where it covers both schemes.
+fn written(canonical: &str) -> &str {
+    scope::of_any_scheme(canonical).unwrap_or(canonical)
 }
 
 /// The scope as an operator wrote it: neither checked nor in canonical form.
@@ -173,6 +181,16 @@ pub(crate) struct Purges {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_scope_for_both_schemes_is_shown_without_one() {
+        for text in ["//a.test/x", "http://a.test/x", "https://a.test/x"] {
+            for written in [Scope::Url(text.to_owned()), Scope::Prefix(text.to_owned())] {
+                let canonical = scope::canonical(&PurgeScope::from(written.clone()));
+                assert_eq!(Scope::from(&canonical.expect("it names a host")), written);
+            }
+        }
+    }
 
     #[test]
     fn every_scope_has_one_word_in_json_and_metrics_and_is_the_same_in_the_journal() {

@@ -1,8 +1,9 @@
 //! Node keys.
 
-use http::StatusCode;
+use http::{Request, StatusCode};
 use nearcast_fleet::config::Secret;
 use nearcast_fleet::node_key::OwnKey;
+use nearcast_fleet::ticket_keys::ClusterKeys;
 use serde_json::Value;
 use serde_json::json;
 use std::path::Path;
@@ -158,4 +159,68 @@ async fn a_wrong_key_and_a_shared_one_are_shown() {
         "{metrics}"
     );
     lab.stop().await;
+}
+
+#[tokio::test]
+async fn an_edge_gets_the_ticket_keys_of_its_cluster_by_its_own_key_alone() {
+    let mut lab = Lab::start().await;
+    let fleet = lab.fleet.borrow().clone();
+    let key = |node: &str, change: fn(&mut nearcast_fleet::config::Fleet)| {
+        let mut fleet = (*fleet).clone();
+        change(&mut fleet);
+        let own = OwnKey::derive(&Secret(KEY.into()), &fleet, node);
+        own.expect("a node").shown().0
+    };
+    let first = key("ams-1", |_| {});
+    let renewed = key("ams-2", |fleet| {
+        fleet.keys.generations.insert("ams-2".into(), 2);
+    });
+    let path = "/v1/ticket-keys";
+    for (shown, status) in [
+        (first.as_str(), 200),
+        (KEY, 401),
+        (&lab.token.0, 401),
+        (&key("ns1", |_| {}), 404),
+        (&renewed, 401),
+    ] {
+        let response = lab.get_with(path, shown).await;
+        assert_eq!(response.status(), status, "{response:?}");
+    }
+
+    // Both edges of the cluster get the same keys, and 304 while they do not change.
+    let of = async |lab: &Lab, key: &str| {
+        let response = lab.get_with(path, key).await;
+        let tag = response.headers()["etag"].to_str().unwrap().to_owned();
+        let keys = ClusterKeys::parse(response.body()).unwrap();
+        assert_eq!(response.headers()["cache-control"], "no-store");
+        (keys, tag)
+    };
+    let (keys, tag) = of(&lab, &first).await;
+    assert_eq!(
+        (keys.cluster.as_str(), keys.keys().unwrap().len()),
+        ("ams", 1)
+    );
+    assert!(of(&lab, &key("ams-2", |_| {})).await.0 == keys);
+    let known = Request::get(lab.url(path))
+        .header("authorization", format!("Bearer {first}"))
+        .header("if-none-match", &tag);
+    let unchanged = lab
+        .client
+        .send(known.body(Default::default()).unwrap(), SOON)
+        .await;
+    assert_eq!(unchanged.unwrap().status(), 304);
+
+    // A revoked node gets no more, and what it has is worth nothing.
+    let text = lab.text.replace(
+        "name = \"ams-2\"\n",
+        "name = \"ams-2\"\nkey_generation = 2\n",
+    );
+    lab.read_again(&text).await;
+    let refused = lab.get_with(path, &key("ams-2", |_| {})).await;
+    assert_eq!(refused.status(), 401);
+    let (after, changed) = of(&lab, &first).await;
+    assert_ne!(changed, tag);
+    assert!(after.keys().unwrap()[0].name != keys.keys().unwrap()[0].name);
+    assert!(after.revoked_before_unix_s >= keys.keys().unwrap()[0].begins_unix_s);
+    assert!(of(&lab, &renewed).await.0 == after);
 }

@@ -112,7 +112,7 @@ impl Lab {
             role,
             trigger,
         } = spawn(dir.path(), &text);
-        let client = Client::new();
+        let client = Client::new(None);
         let deadline = tokio::time::Instant::now() + SOON;
         loop {
             match client.get(&format!("http://{ip}:9170/ready"), SOON).await {
