@@ -8,6 +8,8 @@ use bytes::Bytes;
 use futures_util::Stream;
 use http_body::{Body, Frame, SizeHint};
 
+use crate::access_log::Ending;
+
 /// Why a body ended early; the connection is then closed, so that the client does not take the part
 /// for the whole.
 #[derive(Debug, thiserror::Error)]
@@ -23,6 +25,8 @@ pub(crate) struct ClientBody {
     /// Called for each piece as it is taken to be sent, and once at the end.
     observer: Option<Box<dyn FnMut(Progress) + Send>>,
     taken: u64,
+    /// Its content has ended, well or early.
+    ended: Option<Ending>,
 }
 
 /// How much of a body has been taken to be sent.
@@ -31,7 +35,7 @@ pub(crate) enum Progress {
     /// So many more bytes were taken to be sent.
     Piece(u64),
     /// The body is complete or was given up; so many bytes of it were taken in all.
-    End(u64),
+    End(u64, Ending),
 }
 
 enum Content {
@@ -65,6 +69,7 @@ impl ClientBody {
             content,
             observer: None,
             taken: 0,
+            ended: None,
         }
     }
 
@@ -73,6 +78,31 @@ impl ClientBody {
     pub(crate) fn observed(mut self, observer: impl FnMut(Progress) + Send + 'static) -> Self {
         self.observer = Some(Box::new(observer));
         self
+    }
+
+    /// Adds bytes to a body that is in memory; a stream stays as it is.
+    pub(crate) fn append(&mut self, more: &[u8]) {
+        if let Content::Whole(Some(bytes)) = &mut self.content {
+            *bytes = [bytes, more].concat().into();
+        }
+    }
+
+    /// How the body has ended, when it is dropped now. A protocol that knows the length need not
+    /// ask for a piece after the last one.
+    fn ending(&self) -> Ending {
+        let is_taken = match &self.content {
+            Content::Empty | Content::Whole(None) => true,
+            Content::Whole(Some(_)) | Content::Stream { length: None, .. } => false,
+            Content::Stream {
+                length: Some(length),
+                ..
+            } => self.taken >= *length,
+        };
+        match (self.ended, is_taken) {
+            (Some(ending), _) => ending,
+            (None, true) => Ending::Complete,
+            (None, false) => Ending::ClientLeft,
+        }
     }
 
     /// Its length when it is in memory as a whole.
@@ -88,7 +118,7 @@ impl ClientBody {
 impl Drop for ClientBody {
     fn drop(&mut self) {
         if let Some(mut observer) = self.observer.take() {
-            observer(Progress::End(self.taken));
+            observer(Progress::End(self.taken, self.ending()));
         }
     }
 }
@@ -110,6 +140,11 @@ impl Body for ClientBody {
                 Poll::Ready(piece) => piece,
             },
         };
+        match &piece {
+            Some(Ok(_)) => {}
+            Some(Err(_)) => this.ended = Some(Ending::Cut),
+            None => this.ended = this.ended.or(Some(Ending::Complete)),
+        }
         if let Some(Ok(bytes)) = &piece {
             let length = bytes.len() as u64;
             this.taken += length;
@@ -172,7 +207,68 @@ mod tests {
         drop(body);
         assert_eq!(
             look(),
-            [Progress::Piece(3), Progress::Piece(2), Progress::End(5)]
+            [
+                Progress::Piece(3),
+                Progress::Piece(2),
+                Progress::End(5, Ending::Complete)
+            ]
         );
+    }
+    /// The ending that is reported after some pieces were taken.
+    fn ending_after(
+        pieces: &[Result<&'static [u8], ()>],
+        length: Option<u64>,
+        taken: usize,
+    ) -> Ending {
+        let pieces: Vec<_> = pieces
+            .iter()
+            .map(|piece| {
+                let cut = || BodyCut("the origin ended".into());
+                piece.map(Bytes::from_static).map_err(|()| cut())
+            })
+            .collect();
+        let body = ClientBody::stream(Box::pin(stream::iter(pieces)), length);
+        let ending = Arc::new(Mutex::new(None));
+        let noted = ending.clone();
+        let mut body = body.observed(move |progress| {
+            if let Progress::End(_, ending) = progress {
+                *noted.lock().expect("no panic") = Some(ending);
+            }
+        });
+        for _ in 0..taken {
+            let _ = body.frame().now_or_never().expect("at hand");
+        }
+        drop(body);
+        let ending = ending.lock().expect("no panic");
+        ending.expect("it was reported")
+    }
+
+    #[test]
+    fn a_body_is_complete_cut_or_left() {
+        let (two, cut) = ([Ok(&b"abc"[..]), Ok(b"de")], [Ok(&b"abc"[..]), Err(())]);
+        for (pieces, length, taken, expected) in [
+            (&two[..], None, 3, Ending::Complete),
+            (&two, None, 2, Ending::ClientLeft),
+            (&two, Some(5), 2, Ending::Complete),
+            (&two, Some(5), 1, Ending::ClientLeft),
+            (&two, Some(5), 0, Ending::ClientLeft),
+            (&cut, Some(5), 2, Ending::Cut),
+            (&cut, None, 2, Ending::Cut),
+            (&cut, None, 1, Ending::ClientLeft),
+        ] {
+            let ending = ending_after(pieces, length, taken);
+            assert_eq!(ending, expected, "{length:?}, {taken} taken");
+        }
+    }
+
+    #[test]
+    fn only_bodies_in_memory_can_be_added_to() {
+        let mut whole = ClientBody::whole(Bytes::from_static(b"a\n"));
+        whole.append(b"b\n");
+        let collected = whole.collect().now_or_never().expect("at hand");
+        assert_eq!(collected.expect("whole").to_bytes(), "a\nb\n");
+        let mut empty = ClientBody::empty();
+        empty.append(b"b\n");
+        assert_eq!(empty.whole_length(), Some(0));
     }
 }

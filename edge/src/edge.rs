@@ -9,19 +9,25 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use http::{HeaderMap, HeaderValue};
 use nearcast_fleet::config::ClientLimits;
+use nearcast_net::tls::HandshakeTurns;
 use parking_lot::Mutex;
 use tokio::sync::watch;
 
+use crate::access_log::WorkerLog;
+use crate::certificates::Certificates;
 use crate::changes::Changes;
 use crate::clock::Clock;
+use crate::compress::Compressions;
 use crate::forward::Forwards;
 use crate::lifecycle::Lifecycle;
 use crate::metrics::{Metrics, SiteCounters};
 use crate::origin::{OriginPool, Origins};
 use crate::popularity::Popularity;
+use crate::proxies::ProxyCounters;
 use crate::request::purge_request::PurgeRelay;
 use crate::rtt::RoundTrips;
 use crate::serve::connections::Connections;
+use crate::serve::handshake::{self, Handshakes};
 use crate::site::Sites;
 use crate::store::Store;
 use crate::stored::generations::Generations;
@@ -55,6 +61,7 @@ pub(crate) struct Edge {
     pub(crate) store: Arc<Store>,
     pub(crate) index: Index,
     pub(crate) forwards: Arc<Forwards>,
+    pub(crate) compressions: Arc<Compressions>,
     pub(crate) clock: Clock,
     pub(crate) generations: Generations,
     pub(crate) changes: Changes,
@@ -69,6 +76,10 @@ pub(crate) struct Edge {
     /// The same with the state of the journal. Only the journal writes it.
     pub(crate) knowledge: watch::Sender<Knowledge>,
     pub(crate) connections: Arc<Connections>,
+    pub(crate) proxy_counters: ProxyCounters,
+    /// What this node shows to clients that speak TLS.
+    pub(crate) certificates: Arc<Certificates>,
+    pub(crate) handshakes: Handshakes,
     /// Shared with each connection.
     pub(crate) clients: Arc<ClientLimits>,
     /// Most WebSockets of all sites together: each needs one of the files that are reserved for
@@ -122,6 +133,10 @@ pub(crate) struct Worker {
     pub(crate) origins: Arc<OriginPool>,
     /// Shared by the many requests without fields of some kind.
     pub(crate) no_fields: Arc<HeaderMap>,
+    /// Ids, newest requests, and lines for the access log.
+    pub(crate) log: Arc<WorkerLog>,
+    /// Handshakes take turns with the worker's other connections.
+    pub(crate) turns: HandshakeTurns,
     round_trips: Mutex<RoundTrips>,
     popularity: Mutex<Popularity>,
 }
@@ -133,6 +148,8 @@ impl Worker {
             edge,
             origins,
             no_fields: Arc::default(),
+            log: Arc::default(),
+            turns: HandshakeTurns::new(handshake::TURNS),
             round_trips: Mutex::default(),
             popularity: Mutex::default(),
         })

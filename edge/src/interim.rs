@@ -69,6 +69,8 @@ impl InterimSender {
     pub(crate) fn follow<B>(&self, request: &mut Request<B>) {
         self.expect_responses();
         let sender = self.clone();
+        // hyper calls this back for HTTP/1.1; the requests of HTTP/2 are sent without it.
+        request.extensions_mut().insert(sender.clone());
         hyper::ext::on_informational(request, move |response| {
             sender.send(response.status(), response.headers())
         });
@@ -79,7 +81,8 @@ impl InterimSender {
         self.interims.is_asked.store(true, Ordering::Release);
     }
 
-    fn send(&self, status: StatusCode, fields: &HeaderMap) {
+    /// Sends one, if the client may have it.
+    pub(crate) fn send(&self, status: StatusCode, fields: &HeaderMap) {
         if !is_passed_on(status) {
             return;
         }

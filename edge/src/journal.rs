@@ -203,10 +203,11 @@ fn take_out_covered(edge: &Edge, purge: &Purge) -> u64 {
     };
     if names_urls_only(&purge.scope) {
         let urls = purge.scope.each().iter().filter_map(|one| match one {
-            PurgeScope::Url(url) => Some(scope::journalled_url(url)),
+            PurgeScope::Url(url) => Some(scope::key_urls(&scope::journalled_url(url))),
             _ => None,
         });
         let variants = urls
+            .flatten()
             .flat_map(|url| edge.index.named(&url))
             .filter_map(|hash| edge.index.variants(hash));
         variants.for_each(|variants| variants.iter().for_each(&mut look));

@@ -7,22 +7,30 @@
 //! - [`forward`]: forward requests that fill the store, shared by all clients that want the same;
 //!   [`origin`]: the pool of connections under them; [`body`]: the bytes of a representation, from
 //!   fills to readers.
+//! - [`compress`]: makes the coded forms of bodies, once for all clients.
 //! - [`stored`], [`spellings`]: stored responses and the purges that cover them; [`store`]: their
 //!   slices, in memory and on disk.
 //! - [`changes`]: the latest changes by unsafe requests; [`journal`]: folds the control journal;
 //!   [`push`]: carries out push orders.
 //! - [`start`]: the stages of the role, from its listeners to its drain; [`lifecycle`]: whether the
 //!   node accepts clients, is drained, or is shutting down.
+//! - [`access_log`]: lines and traces of requests; [`request_id`]: their ids; [`traces`]: answers
+//!   control's questions about them.
 //! - [`metrics`], [`popularity`], [`rtt`], [`report`]: what the node counts and reports.
+//! - [`certificates`]: those that clients are shown, and their files; [`ticket_keys`] come from
+//!   control.
 //! - [`site`]: sites by their hosts; [`peer`]: what nodes of a cluster send each other; [`clock`]:
 //!   the time of day, as an argument.
 //!
 //! One current-thread runtime a worker, SO_REUSEPORT, shared index; counters are each worker's own.
 
+mod access_log;
 mod body;
+mod certificates;
 mod changes;
 mod client_body;
 mod clock;
+mod compress;
 mod edge;
 mod forward;
 #[doc(hidden)]
@@ -35,9 +43,11 @@ mod metrics;
 mod origin;
 mod peer;
 mod popularity;
+mod proxies;
 mod push;
 mod report;
 mod request;
+mod request_id;
 mod rtt;
 mod serve;
 mod site;
@@ -45,6 +55,8 @@ mod spellings;
 mod start;
 mod store;
 mod stored;
+mod ticket_keys;
+mod traces;
 
 pub use self::serve::http1::judge as request_head;
 pub use crate::start::run;

@@ -3,6 +3,7 @@
 //!
 //! Owns names, help texts and labels of all metrics. Does not know when something is counted.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, OnceLock};
@@ -16,6 +17,8 @@ use prometheus::core::{Collector, Desc};
 use prometheus::proto::{
     Bucket, Counter, Gauge, Histogram, LabelPair, Metric, MetricFamily, MetricType,
 };
+
+use crate::serve::http2::frames::Closed;
 
 /// The site label of requests that belong to no site. No site has this name: names are DNS labels.
 pub(crate) const NO_SITE: &str = "-";
@@ -66,9 +69,12 @@ pub(crate) struct OriginGauges {
     in_use: AtomicU64,
     idle: AtomicU64,
     waiting: AtomicU64,
+    http2: AtomicU64,
     is_open: AtomicU64,
     /// How often its breaker closed and opened.
     changes: [AtomicU64; 2],
+    /// Connections opened since the start, by protocol.
+    opened: [AtomicU64; 2],
 }
 
 impl OriginGauges {
@@ -81,6 +87,16 @@ impl OriginGauges {
         self.changes[usize::from(is_open)].fetch_add(1, Relaxed);
     }
 
+    /// Sets the number of open connections by HTTP/2.
+    pub(crate) fn set_http2_connections(&self, open: usize) {
+        self.http2.store(open as u64, Relaxed);
+    }
+
+    /// Counts a connection that was opened.
+    pub(crate) fn connected(&self, protocol: OriginProtocol) {
+        self.opened[protocol as usize].fetch_add(1, Relaxed);
+    }
+
     pub(crate) fn set_connections(&self, in_use: usize, idle: usize, waiting: usize) {
         for (gauge, value) in [
             (&self.in_use, in_use),
@@ -90,6 +106,13 @@ impl OriginGauges {
             gauge.store(value as u64, Relaxed);
         }
     }
+}
+
+/// The protocol of a connection to an origin.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum OriginProtocol {
+    Http1,
+    Http2,
 }
 
 /// Connections of one site that were upgraded to WebSockets.
@@ -275,12 +298,12 @@ struct Times {
 }
 
 /// A figure that another part of the edge keeps. Readings of one name must follow one another.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub(crate) struct Reading {
     name: &'static str,
     help: &'static str,
     kind: MetricType,
-    label: Option<(&'static str, &'static str)>,
+    labels: Vec<(&'static str, Cow<'static, str>)>,
     value: f64,
 }
 
@@ -291,7 +314,7 @@ impl Reading {
             name,
             help,
             kind: MetricType::GAUGE,
-            label: None,
+            labels: Vec::new(),
             value,
         }
     }
@@ -309,12 +332,14 @@ impl Reading {
         Self::gauge(name, help, f64::from(u8::from(is_true)))
     }
 
-    /// The same with a label.
-    pub(crate) fn with_label(self, name: &'static str, value: &'static str) -> Self {
-        Self {
-            label: Some((name, value)),
-            ..self
-        }
+    /// The same with one more label.
+    pub(crate) fn with_label(
+        mut self,
+        name: &'static str,
+        value: impl Into<Cow<'static, str>>,
+    ) -> Self {
+        self.labels.push((name, value.into()));
+        self
     }
 }
 
@@ -328,6 +353,8 @@ pub(crate) struct Metrics {
     sites: RwLock<Sites>,
     /// Of requests that needed no forward request, and of those that did; by worker.
     times: [Box<[Times]>; 2],
+    /// Connections of HTTP/2 that this node closed, by reason.
+    http2_closed: [AtomicU64; Closed::ALL.len()],
     readings: OnceLock<Readings>,
 }
 
@@ -339,6 +366,7 @@ impl Metrics {
             cluster: cluster.to_owned(),
             sites: RwLock::default(),
             times: [times(), times()],
+            http2_closed: Default::default(),
             readings: OnceLock::new(),
         }
     }
@@ -355,6 +383,16 @@ impl Metrics {
             .entry(name.to_owned())
             .or_insert_with(|| Arc::new(SiteCounters::new(self.workers)))
             .clone()
+    }
+
+    /// Counts a connection of HTTP/2 that this node closed.
+    pub(crate) fn http2_closed(&self, why: Closed) {
+        self.http2_closed[why as usize].fetch_add(1, Relaxed);
+    }
+
+    /// Connections of HTTP/2 that this node closed for a reason.
+    pub(crate) fn http2_closed_count(&self, why: Closed) -> u64 {
+        self.http2_closed[why as usize].load(Relaxed)
     }
 
     /// Counts the time from a request's head to the begin of its response.
@@ -522,17 +560,25 @@ fn fill_families(sites: &Sites) -> Vec<MetricFamily> {
 fn origin_families(sites: &Sites) -> Vec<MetricFamily> {
     let (mut connections, mut breakers, mut changed, mut failures) =
         (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+    let (mut http2_connections, mut opened_by) = (Vec::new(), Vec::new());
     for (name, site) in sites {
         let OriginGauges {
             in_use,
             idle,
             waiting,
+            http2,
             is_open,
             changes,
+            opened,
         } = &*site.origin;
         let of_site = ("site", name.as_str());
         for (state, value) in [("in_use", in_use), ("idle", idle), ("waiting", waiting)] {
             connections.push(gauge(&[of_site, ("state", state)], value.load(Relaxed)));
+        }
+        http2_connections.push(gauge(&[of_site], http2.load(Relaxed)));
+        for (protocol, count) in ["http1", "http2"].iter().zip(opened) {
+            let labels = [of_site, ("protocol", protocol)];
+            opened_by.push(counter(&labels, count.load(Relaxed)));
         }
         breakers.push(gauge(&[of_site], is_open.load(Relaxed)));
         for (state, count) in ["closed", "open"].iter().zip(changes) {
@@ -545,8 +591,18 @@ fn origin_families(sites: &Sites) -> Vec<MetricFamily> {
     vec![
         gauges(
             "nearcast_edge_origin_connections",
-            "Connections to origins that are in use or idle, and requests that wait for one.",
+            "Requests to origins that are under way, connections to origins that are idle, and requests that wait for a connection.",
             connections,
+        ),
+        gauges(
+            "nearcast_edge_origin_http2_connections",
+            "Connections to origins by HTTP/2, in use or idle.",
+            http2_connections,
+        ),
+        counters(
+            "nearcast_edge_origin_connections_opened_total",
+            "Connections to origins that were opened, by protocol.",
+            opened_by,
         ),
         gauges(
             "nearcast_edge_origin_breaker_open",
@@ -594,7 +650,12 @@ fn upgrade_families(sites: &Sites) -> Vec<MetricFamily> {
 /// Adds the figures of other parts, those of one name to one family.
 fn add_readings(families: &mut Vec<MetricFamily>, readings: Vec<Reading>) {
     for reading in readings {
-        let mut metric = labelled(reading.label.as_slice());
+        let labels: Vec<(&str, &str)> = reading
+            .labels
+            .iter()
+            .map(|(name, value)| (*name, &**value))
+            .collect();
+        let mut metric = labelled(&labels);
         match reading.kind {
             MetricType::COUNTER => metric.set_counter(counter_of(reading.value)),
             _ => metric.set_gauge(gauge_of(reading.value)),
@@ -762,11 +823,11 @@ mod tests {
         metrics.took(0, false, Duration::from_micros(300));
         metrics.took(1, true, Duration::from_secs(60));
         metrics.read_from(Box::new(|| {
-            let refused = Reading::counter("nearcast_refused_total", "Refused.", 4.0);
+            let refused = || Reading::counter("nearcast_refused_total", "Refused.", 4.0);
             vec![
                 Reading::gauge("nearcast_edge_connections", "Open.", 3.0),
-                refused.with_label("reason", "full"),
-                refused.with_label("reason", "share"),
+                refused().with_label("reason", "full"),
+                refused().with_label("reason", "share"),
             ]
         }));
         let registry = prometheus::Registry::new();

@@ -12,14 +12,41 @@ use crate::stored::generations::host_of;
 
 /// The field by which a node of the same cluster shows the node key.
 pub(crate) const PEER: HeaderName = HeaderName::from_static("nearcast-peer");
+/// The field by which a node of the same cluster states the scheme of the URL that it asks for, and
+/// by which the answer confirms it. Without it the scheme is `http`, as it always is with nodes of
+/// earlier versions.
+pub(crate) const SCHEME: HeaderName = HeaderName::from_static("nearcast-scheme");
 /// The field by which a node states up to which journal revision its response is purged.
 pub(crate) const REVISION: HeaderName = HeaderName::from_static("nearcast-revision");
+
+const HTTPS: &str = "https";
 
 /// Whether a request shows one of the secrets of this node's cluster.
 pub(crate) fn is_peer(fields: &HeaderMap, secrets: &[Secret]) -> bool {
     fields
         .get(&PEER)
         .is_some_and(|shown| node_key::is_one_of(shown.as_bytes(), secrets))
+}
+
+/// The scheme for which a peer asks, or which its answer confirms.
+pub(crate) fn scheme(fields: &HeaderMap) -> &'static str {
+    let is_https = fields.get(&SCHEME).is_some_and(|stated| stated == HTTPS);
+    if is_https { HTTPS } else { "http" }
+}
+
+/// The scheme of a key.
+pub(crate) fn scheme_of(url: &str) -> &'static str {
+    match url.split_once("://") {
+        Some((HTTPS, _)) => HTTPS,
+        _ => "http",
+    }
+}
+
+/// States the scheme of a key, in a request to a peer or the answer to one.
+pub(crate) fn state_scheme(fields: &mut HeaderMap, scheme: &'static str) {
+    if scheme == HTTPS {
+        fields.insert(SCHEME, HeaderValue::from_static(HTTPS));
+    }
 }
 
 /// The revision that a peer's response states, 0 when it states none.
@@ -54,6 +81,7 @@ pub(crate) fn request_fields(edge: &Edge, url: &str, fleet: &Fleet) -> HeaderMap
         fields.insert(PEER, key);
     }
     fields.insert(VIA, edge.via.clone());
+    state_scheme(&mut fields, scheme_of(url));
     fields
 }
 

@@ -17,6 +17,7 @@ use nearcast_net::shutdown::Shutdown;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
+use crate::access_log::AccessLog;
 use crate::edge::{Edge, Worker};
 use crate::journal::Journal;
 use crate::metrics::Reading;
@@ -24,6 +25,8 @@ use crate::popularity::Popularity;
 use crate::push::Pushes;
 use crate::rtt::RoundTrips;
 use crate::serve::connections::Refused;
+use crate::serve::handshake::HandshakeResult;
+use crate::serve::http2::frames::Closed;
 
 /// How long control may take to answer a report that a purge caused.
 const PURGE_REPORT_MAX: Duration = Duration::from_secs(1);
@@ -45,7 +48,7 @@ impl Reporting {
     /// they end with a last report at the shutdown.
     pub(crate) fn start(self, tasks: &mut JoinSet<()>, shutdown: Shutdown) -> JoinSet<()> {
         // One connection for both kinds of reports to control, beside that of the journal.
-        let client = Client::new();
+        let client = Client::following(self.fleet.clone());
         let mut reporters = JoinSet::new();
         reporters.spawn(reporter::run_with(
             client.clone(),
@@ -148,7 +151,8 @@ fn bits_a_second(bytes: u64, seconds: f64) -> u64 {
 }
 
 /// Connects the metrics with the figures that other parts keep.
-pub(crate) fn add_readings(edge: &Arc<Edge>) {
+pub(crate) fn add_readings(edge: &Arc<Edge>, log: &Arc<AccessLog>) {
+    let log = log.clone();
     // Weak, because the edge holds its metrics.
     let edge_of = Arc::downgrade(edge);
     edge.metrics.read_from(Box::new(move || {
@@ -157,12 +161,72 @@ pub(crate) fn add_readings(edge: &Arc<Edge>) {
         };
         let mut readings = Vec::new();
         readings.extend(connection_readings(&edge));
+        readings.extend(tls_readings(&edge));
+        readings.extend(log_readings(&log));
         readings.extend(node_readings(&edge));
         readings.extend(forward_readings(&edge));
         readings.extend(memory_readings(&edge));
         readings.extend(disk_readings(&edge));
+        readings.extend(edge.compressions.readings());
         readings
     }));
+}
+
+fn tls_readings(edge: &Edge) -> Vec<Reading> {
+    let states = edge.certificates.states();
+    if states.is_empty() {
+        return Vec::new();
+    }
+    let handshakes = HandshakeResult::all().map(|result| {
+        Reading::counter(
+            "nearcast_edge_tls_handshakes_total",
+            "TLS handshakes with clients by result: full, resumed, or why there was none.",
+            edge.handshakes.count(result) as f64,
+        )
+        .with_label("result", result.label())
+    });
+    let [loaded, failed] = edge.certificates.reads();
+    let reads = [("loaded", loaded), ("failed", failed)].map(|(result, count)| {
+        Reading::counter(
+            "nearcast_edge_certificate_reads_total",
+            "New or changed certificates that were read (loaded), or cannot be used (failed).",
+            count as f64,
+        )
+        .with_label("result", result)
+    });
+    let broken = states.iter().map(|state| {
+        let (name, help) = (
+            "nearcast_edge_certificate_broken",
+            "1 while the certificate's files cannot be used as they are; a former one may be in force.",
+        );
+        Reading::flag(name, help, state.is_broken)
+            .with_label("certificate", state.files.cert.display().to_string())
+    });
+    let expiry = states.iter().filter_map(|state| {
+        let reading = Reading::gauge(
+            "nearcast_edge_certificate_expiry_timestamp_seconds",
+            "When the certificate in force expires, in seconds after the Unix epoch.",
+            state.not_after_unix_s? as f64,
+        );
+        Some(reading.with_label("certificate", state.files.cert.display().to_string()))
+    });
+    handshakes
+        .chain(reads)
+        .chain(broken)
+        .chain(expiry)
+        .collect()
+}
+
+fn log_readings(log: &AccessLog) -> [Reading; 2] {
+    let (written, lost) = log.counts();
+    [("written", written), ("lost", lost)].map(|(result, lines)| {
+        let reading = Reading::counter(
+            "nearcast_edge_access_log_lines_total",
+            "Lines of the access log that were written, and lines that were lost because the disk or pipe could not take them.",
+            lines as f64,
+        );
+        reading.with_label("result", result)
+    })
 }
 
 fn connection_readings(edge: &Edge) -> Vec<Reading> {
@@ -195,6 +259,27 @@ fn connection_readings(edge: &Edge) -> Vec<Reading> {
             connections.refused(refused) as f64,
         );
         readings.push(reading.with_label("reason", reason));
+    }
+    for (reason, refused) in edge.proxy_counters.refused() {
+        let reading = Reading::counter(
+            "nearcast_edge_proxy_connections_refused_total",
+            "Connections on listeners with PROXY protocol that were closed: from a stranger, or without a header that can be used.",
+            refused as f64,
+        );
+        readings.push(reading.with_label("reason", reason));
+    }
+    readings.push(Reading::counter(
+        "nearcast_edge_proxy_fields_malformed_total",
+        "Requests of trusted proxies whose statements on their clients were malformed and not believed.",
+        edge.proxy_counters.malformed() as f64,
+    ));
+    for reason in Closed::ALL {
+        let reading = Reading::counter(
+            "nearcast_edge_http2_closed_total",
+            "HTTP/2 connections that the node closed for an error, a limit or a time-out.",
+            edge.metrics.http2_closed_count(reason) as f64,
+        );
+        readings.push(reading.with_label("reason", reason.as_str()));
     }
     readings
 }

@@ -3,17 +3,22 @@
 //! Made anew, as a whole, when the fleet changes; the counters of a site stay.
 
 use std::collections::HashMap;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use http::HeaderValue;
 use nearcast_fleet::config::{self, CachePolicy, Fleet, PurgePolicy, Secret};
 use nearcast_fleet::node_key;
+use nearcast_net::tls::FileError;
 
+use crate::compress::SiteCompression;
 use crate::metrics::{Metrics, SiteCounters};
-use crate::origin::{Address, Origins, SiteOrigins, TlsFileError};
+use crate::origin::{Address, Origins, SiteOrigins};
+use crate::proxies::TrustedProxies;
 use crate::request::purge_request::ControlAddress;
 use crate::stored::generations::host_of;
+use nearcast_http_rules::https;
 use nearcast_http_rules::not_stored::NotStored;
 
 /// Minimum time between two warnings that a site's origin fails.
@@ -27,7 +32,12 @@ pub(crate) struct Site {
     /// `Host` for the origin; `None` forwards the client's.
     pub(crate) origin_host: Option<HeaderValue>,
     pub(crate) cache: CachePolicy,
+    pub(crate) compression: SiteCompression,
     pub(crate) purge: PurgePolicy,
+    /// Requests without TLS are redirected.
+    pub(crate) redirects_to_https: bool,
+    /// `Strict-Transport-Security` of responses by `https`; `None` keeps the origin's.
+    pub(crate) hsts: Option<HeaderValue>,
     pub(crate) counters: Arc<SiteCounters>,
     /// When the last warning that its origin fails was logged, in milliseconds after the Unix epoch.
     pub(crate) warned_ms: AtomicU64,
@@ -41,7 +51,14 @@ impl Site {
             origins,
             origin_host: origin_host.and_then(|host| HeaderValue::from_str(host).ok()),
             cache: configured.cache.clone(),
+            compression: SiteCompression::new(configured.compression.clone()),
             purge: configured.purge.clone(),
+            redirects_to_https: configured.https.redirect,
+            hsts: configured
+                .https
+                .hsts
+                .as_ref()
+                .map(https::strict_transport_security),
             counters,
             warned_ms: AtomicU64::new(0),
         }
@@ -77,6 +94,10 @@ pub(crate) struct Sites {
     pub(crate) loop_id: Option<HeaderValue>,
     /// The secrets that other edges of this node's cluster show.
     pub(crate) peer_secrets: Vec<Secret>,
+    /// The proxies in front of this node.
+    pub(crate) trusted_proxies: TrustedProxies,
+    /// The port of redirects to `https`.
+    pub(crate) https_port: u16,
     /// Where control is asked for purges; `None` without a control role or node key.
     pub(crate) control: Option<ControlAddress>,
 }
@@ -91,7 +112,7 @@ impl Sites {
         node: &str,
         metrics: &Metrics,
         origins: &Origins,
-    ) -> Result<Self, (String, TlsFileError)> {
+    ) -> Result<Self, (String, FileError)> {
         let mut sites = Self::without_sites(fleet, node);
         for configured in &fleet.sites {
             let address = Address::parse(&configured.origin)
@@ -129,11 +150,20 @@ impl Sites {
             false => format!("nearcast-{}", fleet.zone),
         };
         let control = fleet.control.as_ref().zip(node_key::shown_by(fleet, node));
+        let node_of = fleet.edge(node).map(|(_, node)| node);
         Self {
             loop_id: HeaderValue::try_from(loop_id).ok(),
             peer_secrets: fleet.edge(node).map_or_else(Vec::new, |(cluster, _)| {
                 node_key::accepted_from_peers(fleet, &cluster.name)
             }),
+            trusted_proxies: node_of.map_or_else(TrustedProxies::default, |node| {
+                TrustedProxies::new(&node.trusted_proxies)
+            }),
+            https_port: https::redirect_port(
+                node_of
+                    .iter()
+                    .flat_map(|node| node.listen_tls.iter().map(SocketAddr::port)),
+            ),
             control: control.map(|(control, node_key)| ControlAddress {
                 url: control.url.clone(),
                 node_key,

@@ -1,6 +1,6 @@
 //! How an edge starts and ends: the stages of its [`Role`], and the tasks that follow the fleet.
 
-use std::net::{SocketAddr, TcpListener};
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -20,22 +20,28 @@ use nearcast_net::shutdown::{self, Shutdown, ShutdownTrigger};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinSet;
 
+use crate::access_log::{self, AccessLog};
+use crate::certificates::Certificates;
 use crate::changes::Changes;
 use crate::clock::Clock;
+use crate::compress::Compressions;
 use crate::edge::{Edge, Knowledge, Worker};
 use crate::forward::Forwards;
 use crate::lifecycle::{Lifecycle, Stage};
 use crate::metrics::{self, Collected, Metrics};
-use crate::origin::{OriginPool, Origins};
+use crate::origin::{OriginPool, Origins, tls_failure};
+use crate::proxies::ProxyCounters;
 use crate::report::{self, Reporting};
 use crate::request::purge_request::PurgeRelay;
+use crate::serve::connection::ListenerKind;
 use crate::serve::connections::{self, Connections};
-use crate::serve::server;
+use crate::serve::handshake::Handshakes;
+use crate::serve::server::{self, ClientListener};
 use crate::site::Sites;
 use crate::store::{DiskConfig, Gone, Store, StoreConfig};
 use crate::stored::generations::Generations;
 use crate::stored::index::Index;
-use crate::{journal, kernel, push};
+use crate::{journal, kernel, push, ticket_keys, traces};
 
 /// How long background tasks may take to end after the last connection.
 const TASKS_END_MAX: Duration = Duration::from_secs(2);
@@ -108,11 +114,12 @@ struct RunningEdge {
     tasks: JoinSet<()>,
     reporters: JoinSet<()>,
     end_reports: ShutdownTrigger,
+    log: Arc<AccessLog>,
 }
 
 impl Role for StartingEdge {
     /// For each worker, one listener an address.
-    type Listeners = Vec<Vec<TcpListener>>;
+    type Listeners = Vec<Vec<ClientListener>>;
     type Running = RunningEdge;
 
     fn admin_address(&self) -> Option<SocketAddr> {
@@ -120,12 +127,21 @@ impl Role for StartingEdge {
     }
 
     fn open(&self) -> Result<Self::Listeners, Failure> {
-        let mut of_workers: Vec<Vec<TcpListener>> = (0..self.workers).map(|_| Vec::new()).collect();
-        for address in &self.node.listen {
+        let mut of_workers: Self::Listeners = (0..self.workers).map(|_| Vec::new()).collect();
+        let plain = self.node.listen.iter().map(|address| (address, false));
+        let tls = self.node.listen_tls.iter().map(|address| (address, true));
+        for (address, is_tls) in plain.chain(tls) {
+            let kind = ListenerKind {
+                is_tls,
+                has_proxy_header: self.node.proxy_protocol.contains(address),
+            };
             let listeners = listen::open_shared(*address, self.workers)
                 .map_err(|error| Failure::bind("clients", *address, &error))?;
             for (of_worker, listener) in of_workers.iter_mut().zip(listeners) {
-                of_worker.push(listener);
+                of_worker.push(ClientListener {
+                    socket: listener,
+                    kind,
+                });
             }
         }
         Ok(of_workers)
@@ -155,7 +171,6 @@ impl Role for StartingEdge {
         );
 
         let registry = prometheus::Registry::new();
-        report::add_readings(&edge);
         registry
             .register(Box::new(Collected::new(metrics)))
             .map_err(|e| role::metrics_failure(&e))?;
@@ -167,10 +182,21 @@ impl Role for StartingEdge {
             shutdown: self.shutdown.clone(),
         };
         let mut workers = Vec::new();
+        let mut starting = Vec::new();
         let mut threads = Vec::new();
         for (number, listeners) in listeners.into_iter().enumerate() {
             let worker = Worker::new(number, edge.clone(), OriginPool::new(number));
             workers.push(worker.clone());
+            starting.push((worker, listeners));
+        }
+        let log = Arc::new(AccessLog::start(
+            workers.iter().map(|worker| worker.log.clone()).collect(),
+            &self.fleet.borrow().clone(),
+            &self.name,
+            &self.directory,
+        )?);
+        report::add_readings(&edge, &log);
+        for (worker, listeners) in starting {
             threads.push(start_worker(worker, listeners, worker_drain.clone())?);
         }
 
@@ -192,7 +218,26 @@ impl Role for StartingEdge {
             self.follow_state,
             orders_tx,
         ));
+        tasks.spawn(edge.certificates.clone().follow(self.fleet.clone()));
+        if !self.node.listen_tls.is_empty() {
+            tasks.spawn(ticket_keys::follow(
+                edge.name.to_string(),
+                self.fleet.clone(),
+                edge.certificates.tickets().clone(),
+            ));
+        }
         tasks.spawn(follow_sites(edge.clone(), self.fleet.clone(), files));
+        tasks.spawn(access_log::follow_fleet(
+            log.clone(),
+            self.fleet.clone(),
+            self.name.clone(),
+            self.directory.clone(),
+        ));
+        tasks.spawn(traces::answer(
+            self.name.clone(),
+            workers.clone(),
+            self.fleet.clone(),
+        ));
         // A node that drains still serves: it reports until its last connection has ended.
         let (end_reports, until_reports_end) = shutdown::channel();
         let reporting = Reporting {
@@ -214,6 +259,7 @@ impl Role for StartingEdge {
             tasks,
             reporters,
             end_reports,
+            log,
         })
     }
 
@@ -226,6 +272,7 @@ impl Role for StartingEdge {
             mut tasks,
             mut reporters,
             end_reports,
+            log,
         } = running;
         let fleet = fleet.borrow().clone();
         serve_as_lame_duck(&edge, &fleet, shutdown).await;
@@ -236,6 +283,7 @@ impl Role for StartingEdge {
             let _ = ended.await;
         }
 
+        log.end(TASKS_END_MAX).await;
         end_reports.shut_down();
         let reported = async { while reporters.join_next().await.is_some() {} };
         shutdown.drained(LAST_REPORTS_MAX, reported).await;
@@ -256,9 +304,10 @@ impl StartingEdge {
         let origins = Origins::of_environment();
         let sites = follow::start_from(self.fleet.clone(), self.shutdown.clone(), |fleet| {
             Sites::new(fleet, &self.name, metrics, &origins)
-                .map_err(|(site, error)| error.to_failure(&site))
+                .map_err(|(site, error)| tls_failure(&error, &site))
         });
         let sites = sites.await?;
+        let certificates = open_certificates(fleet.clone(), &self.node).await?;
         let mut files = FileBudget::new(kernel::open_files_max(), &self.node);
         files.compare(&fleet);
 
@@ -282,16 +331,20 @@ impl StartingEdge {
             store: Arc::new(store),
             index: Index::new(memory_bytes),
             forwards: Forwards::new(memory_bytes, clock.clone()),
+            compressions: Compressions::new(self.workers),
             clock,
             generations: Generations::default(),
             changes: Changes::default(),
-            purge_relay: PurgeRelay::default(),
+            purge_relay: PurgeRelay::new(self.fleet.clone()),
             no_site: metrics.site(metrics::NO_SITE),
             metrics: metrics.clone(),
             lifecycle: Lifecycle::default(),
             is_caught_up: AtomicBool::new(false),
             knowledge: watch::channel(Knowledge::Recalling).0,
             connections: Connections::new(files.clients_max, self.workers),
+            proxy_counters: ProxyCounters::default(),
+            certificates,
+            handshakes: Handshakes::default(),
             clients: Arc::new(self.node.clients),
             upgrades_max: files.others() as u64 / UPGRADES_SHARE,
             body_bytes_max: largest_tier / BODY_SHARE,
@@ -300,6 +353,23 @@ impl StartingEdge {
         edge.lifecycle.begin(stored_drains, &fleet, &edge.name);
         Ok((edge, gone, files))
     }
+}
+
+/// Reads the certificates for clients.
+fn open_certificates(
+    fleet: Arc<Fleet>,
+    node: &Node,
+) -> impl Future<Output = Result<Arc<Certificates>, Failure>> + use<> {
+    let (clients, must_show) = (node.clients, !node.listen_tls.is_empty());
+    let reading =
+        tokio::task::spawn_blocking(move || Certificates::open(&fleet, clients, must_show));
+    let ended = |error| {
+        Failure::new(
+            FailureKind::System,
+            format!("the certificates were not read: {error}"),
+        )
+    };
+    async move { reading.await.map_err(ended)?.map(Arc::new) }
 }
 
 /// The answer of `/ready` for a node that may lack purges. It serves nevertheless: if that took a
@@ -466,7 +536,7 @@ fn is_full_only(error: std::io::Error) -> std::io::Result<()> {
 /// Starts the thread of a worker; the receiver ends when the worker does.
 fn start_worker(
     worker: Arc<Worker>,
-    listeners: Vec<std::net::TcpListener>,
+    listeners: Vec<ClientListener>,
     drain: server::Drain,
 ) -> Result<oneshot::Receiver<()>, Failure> {
     let (ended, wait) = oneshot::channel();

@@ -332,7 +332,7 @@ fn an_error_that_is_for_one_client_tells_the_others_its_status_alone() {
         );
         for other in others {
             assert_eq!(
-                other.field("proxy-status"),
+                other.error(),
                 "ams-1; received-status=500",
                 "{name}: {other:?}"
             );

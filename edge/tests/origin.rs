@@ -117,7 +117,7 @@ fn a_full_queue_and_a_long_wait_are_told_as_what_they_are() {
         wait_for("the second", || waiting(&edge) == 1.0);
         for answer in [edge.get("/full"), late.join().expect("no panic")] {
             assert_eq!(
-                (answer.status, answer.field("proxy-status")),
+                (answer.status, answer.error().as_str()),
                 (503, "ams-1; error=connection_limit_reached")
             );
             assert_eq!(answer.field("retry-after"), "1");
@@ -451,7 +451,7 @@ fn an_origin_that_hangs_for_several_urls_holds_nobody_up() {
     assert!(refused.len() >= 17, "{} of 20", refused.len());
     for answer in refused {
         assert_eq!(
-            answer.field("proxy-status"),
+            answer.error(),
             "ams-1; error=destination_unavailable; details=\"it answered nothing for several URLs\""
         );
         assert!((1..=30).contains(&answer.field("retry-after").parse::<u32>().expect("seconds")));

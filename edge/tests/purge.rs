@@ -100,7 +100,7 @@ fn a_purge_of_a_url_covers_every_spelling_that_is_stored() {
         ),
         (&["/caf%c3%a9"], "http://www.test/caf%C3%A9"),
         (&["/a%20b"], "http://www.test/a b"),
-        (&["/%7Eu", "/~u"], "HTTPS://WWW.Test:8443/~u#part"),
+        (&["/%7Eu", "/~u"], "HTTP://WWW.Test:8443/~u#part"),
         (&["/q?a=1&b=100%"], "http://www.test/q?a=1&b=100%25"),
         (&["/"], "http://www.test"),
     ];
@@ -369,7 +369,7 @@ fn purge_requests_go_to_control_and_never_to_the_origin() {
         seen,
         [
             scopes(
-                serde_json::json!([{"by": "url", "value": "http://www.test/caf%C3%A9?x"}]),
+                serde_json::json!([{"by": "url", "value": "*://www.test/caf%C3%A9?x"}]),
                 false
             ),
             scopes(
@@ -377,7 +377,7 @@ fn purge_requests_go_to_control_and_never_to_the_origin() {
                 true
             ),
             scopes(
-                serde_json::json!([{"by": "url", "value": "http://www.test/b"}]),
+                serde_json::json!([{"by": "url", "value": "*://www.test/b"}]),
                 false
             ),
         ]
@@ -431,10 +431,7 @@ fn nobody_purges_a_site_that_allows_nobody() {
         (answer.status, answer.field("allow").is_empty()),
         (405, false)
     );
-    assert_eq!(
-        answer.field("proxy-status"),
-        "ams-1; error=http_request_denied"
-    );
+    assert_eq!(answer.error(), "ams-1; error=http_request_denied");
     assert!(edge.get("/a").is_hit() && purges_at(&control).is_empty());
     assert!(origin.seen().iter().all(|seen| seen.method == "GET"));
 }

@@ -9,6 +9,7 @@ use tokio::runtime::Handle;
 use tokio::sync::Notify;
 use tokio::sync::futures::Notified;
 
+use super::coded::CodedForms;
 use super::fill::{Fill, SLICE};
 use crate::store::{Store, StoredBody};
 use nearcast_http_rules::conditional::StrongValidator;
@@ -45,6 +46,8 @@ pub(crate) struct Content {
     readers: AtomicUsize,
     /// Notified when the last reader ends.
     unread: Notify,
+    /// Made with the first one.
+    pub(super) coded_forms: OnceLock<Box<CodedForms>>,
 }
 
 #[derive(Debug, Default)]
@@ -79,6 +82,7 @@ impl Content {
             is_discarded: AtomicBool::new(false),
             readers: AtomicUsize::new(0),
             unread: Notify::new(),
+            coded_forms: OnceLock::new(),
         })
     }
 
@@ -107,14 +111,24 @@ impl Content {
         self.unread.notified()
     }
 
-    /// Forgets its slices with its last user.
+    /// Forgets its slices with its last user, and those of its coded forms.
     pub(crate) fn discard(&self) {
-        self.is_discarded.store(true, Ordering::Relaxed);
+        self.is_discarded.store(true, Ordering::SeqCst);
+        self.discard_coded();
+    }
+
+    /// Whether no look-up finds it any more.
+    pub(crate) fn is_discarded(&self) -> bool {
+        self.is_discarded.load(Ordering::SeqCst)
     }
 
     /// Remembers that the origin sends this representation as a whole only.
     pub(crate) fn note_whole_only(&self) {
         self.is_whole_only.store(true, Ordering::Relaxed);
+    }
+
+    pub(super) fn store(&self) -> &Arc<Store> {
+        &self.store
     }
 
     pub(super) fn add_reader(&self) {
@@ -128,13 +142,6 @@ impl Content {
     }
 }
 
-#[cfg(test)]
-impl Content {
-    pub(super) fn store(&self) -> &Arc<Store> {
-        &self.store
-    }
-}
-
 /// What is stored.
 impl Content {
     /// The whole body, if it is one slice and in memory.
@@ -145,6 +152,12 @@ impl Content {
         }
         self.slice_in_memory(0)
             .filter(|slice| slice.len() as u64 == length)
+    }
+
+    /// Counts as a use of its first slice in memory. A body of which only coded forms are read stays
+    /// by this: without any slice of it, its response is no longer found.
+    pub(crate) fn keep_in_memory(&self) {
+        drop(self.slice_in_memory(0));
     }
 
     /// Whether every byte of `first..end` is stored.
@@ -357,6 +370,8 @@ impl Content {
 
 impl Drop for Content {
     fn drop(&mut self) {
+        // No look-up finds a coded form without its identity form.
+        self.discard_coded();
         if !*self.is_discarded.get_mut() {
             return;
         }

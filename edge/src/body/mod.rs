@@ -2,6 +2,7 @@
 //! readers that take both.
 //!
 //! - [`content`]: the representation, with its running fills and a count of its readers.
+//! - [`coded`]: its coded forms, each a content of its own.
 //! - [`fill`]: the bytes that one forward request brings, until the store has them.
 //! - [`writer`]: the writing side of a fill.
 //! - [`reader`]: reads a byte range for one client.
@@ -15,6 +16,7 @@
 //!
 //! This module asks no origin and writes no HTTP.
 
+mod coded;
 mod content;
 mod fill;
 mod reader;
@@ -24,6 +26,7 @@ mod writer;
 #[cfg(test)]
 mod tests;
 
+pub(crate) use coded::BeginCoded;
 pub(crate) use content::Content;
 pub(crate) use fill::{Fill, FillState};
 pub(crate) use reader::{Next, Reader};

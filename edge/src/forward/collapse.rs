@@ -25,6 +25,7 @@ use crate::clock::Clock;
 use crate::origin::OriginError;
 use crate::stored::index::{HashedKey, Index};
 use crate::stored::response::StoredResponse;
+use nearcast_http_rules::forward::EARLY_DATA;
 use nearcast_http_rules::not_stored::NotStored;
 use nearcast_http_rules::request_fields::{self, UnkeyedFields};
 
@@ -82,7 +83,7 @@ pub(crate) type SharedError = (Arc<StoredResponse>, Arc<Fill>);
 /// request.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Requester {
-    /// A hash of the unusual fields and of those that the site keys by. Requests that differ in it
+    /// A hash of the unusual fields, of those that the site keys by, and of `Early-Data`. Requests that differ in it
     /// never wait for one another.
     group: u128,
     kind: RequestKind,
@@ -123,6 +124,11 @@ impl Requester {
         if !keyed.is_empty() {
             distinct.extend_from_slice(b"\n");
             request_fields::write_fields(keyed.iter(), &mut distinct);
+        }
+        // The origin may answer it with a 425, which is for such requests alone (RFC 8470 section
+        // 5.2).
+        if client.contains_key(EARLY_DATA) {
+            distinct.extend_from_slice(b"\nearly-data\n");
         }
         let group = match distinct.is_empty() {
             true => 0,

@@ -20,7 +20,7 @@ use super::wanted::WantedSlices;
 use crate::body::{Content, Fill, FillWriter};
 use crate::edge::Edge;
 use crate::origin::{OriginBody, OriginError};
-use crate::peer::{REVISION, revision};
+use crate::peer::{self, REVISION, revision};
 use crate::store::Pool;
 use crate::stored::generations::PurgeState;
 use crate::stored::response::{StoredResponse, StoredResponseParts};
@@ -143,6 +143,10 @@ impl ForwardRequest {
             sent.exchange.received_ms = self.edge().clock.unix_ms();
             // A peer that has not folded a purge yet may send what that purge covers.
             if self.origin.is_peer {
+                // A node of an earlier version answers for the other scheme.
+                if peer::scheme(response.headers()) != peer::scheme_of(&self.url) {
+                    return failed(OriginError::Unfit);
+                }
                 sent.revision = sent.revision.min(revision(response.headers()));
             }
 

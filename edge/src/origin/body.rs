@@ -14,6 +14,7 @@ use tokio::sync::watch;
 use tokio::time::{Instant, Sleep};
 
 use super::connections::Permit;
+use super::http2::ResponseBody;
 use super::{OriginError, Target};
 
 /// The body of a request to an origin.
@@ -181,22 +182,30 @@ const READY_MAX: Duration = Duration::from_secs(10);
 /// The body of an origin's response. Its connection is kept for the next request once the body has
 /// been read to the end.
 pub(crate) struct OriginBody {
-    body: Incoming,
+    source: Source,
     pause: Pause,
-    connection: Option<Box<Returning>>,
-    /// The sender of a connection that is not kept: the connection would end with it.
-    _sender: Option<SendRequest<OriginRequestBody>>,
+}
+
+/// The connection or stream that a body is read from.
+enum Source {
+    Http1 {
+        body: Incoming,
+        connection: Option<Box<Returning>>,
+        /// The sender of a connection that is not kept: the connection would end with it.
+        _sender: Option<SendRequest<OriginRequestBody>>,
+    },
+    Http2(Box<ResponseBody>),
 }
 
 impl OriginBody {
     pub(super) fn new(body: Incoming, connection: Returning) -> Self {
         let pause = Pause::new(connection.target.limits.between_bytes);
-        Self {
+        let source = Source::Http1 {
             body,
-            pause,
             connection: Some(Box::new(connection)),
             _sender: None,
-        }
+        };
+        Self { source, pause }
     }
 
     /// The body of a response on a connection that is not kept.
@@ -205,11 +214,20 @@ impl OriginBody {
         sender: SendRequest<OriginRequestBody>,
         between_bytes: Duration,
     ) -> Self {
-        Self {
+        let source = Source::Http1 {
             body,
-            pause: Pause::new(between_bytes),
             connection: None,
             _sender: Some(sender),
+        };
+        let pause = Pause::new(between_bytes);
+        Self { source, pause }
+    }
+
+    /// The body of a response on a stream of HTTP/2.
+    pub(super) fn streamed(body: ResponseBody, between_bytes: Duration) -> Self {
+        Self {
+            source: Source::Http2(Box::new(body)),
+            pause: Pause::new(between_bytes),
         }
     }
 
@@ -220,59 +238,85 @@ impl OriginBody {
 
     /// Its length, where the head states it.
     pub(crate) fn length(&self) -> Option<u64> {
-        self.body.size_hint().exact()
+        match &self.source {
+            Source::Http1 { body, .. } => body.size_hint().exact(),
+            Source::Http2(body) => body.length(),
+        }
     }
 
     pub(crate) fn poll_next(
         &mut self,
         cx: &mut Context<'_>,
     ) -> Poll<Result<Option<Bytes>, OriginError>> {
-        loop {
-            let Poll::Ready(frame) = Pin::new(&mut self.body).poll_frame(cx) else {
-                return self
-                    .pause
-                    .poll_elapsed(cx)
-                    .map(|()| Err(OriginError::BetweenBytesTimeout));
-            };
-            self.pause.end();
-            match frame {
-                Some(Ok(frame)) => match frame.into_data() {
-                    Ok(data) if data.is_empty() => {}
-                    Ok(data) => return Poll::Ready(Ok(Some(data))),
-                    Err(_trailers) => {}
-                },
-                Some(Err(_)) => {
-                    self.connection = None;
-                    return Poll::Ready(Err(OriginError::Incomplete));
-                }
-                None => {
-                    self.give_back();
-                    return Poll::Ready(Ok(None));
-                }
-            }
-        }
-    }
-
-    fn give_back(&mut self) {
-        let Some(mut returning) = self.connection.take() else {
-            return;
+        let polled = match &mut self.source {
+            Source::Http1 {
+                body, connection, ..
+            } => poll_http1(body, connection, cx),
+            Source::Http2(body) => body.poll_next(cx),
         };
-        if returning.sender.is_ready() {
-            return returning.keep();
-        }
-        // The connection's task has not noticed yet that the body was read.
-        tokio::spawn(async move {
-            if let Ok(Ok(())) = tokio::time::timeout(READY_MAX, returning.sender.ready()).await {
-                returning.keep();
+        let Poll::Ready(piece) = polled else {
+            if self.pause.poll_elapsed(cx).is_pending() {
+                return Poll::Pending;
             }
-        });
+            if let Source::Http2(body) = &self.source {
+                body.timed_out();
+            }
+            return Poll::Ready(Err(OriginError::BetweenBytesTimeout));
+        };
+        self.pause.end();
+        Poll::Ready(piece)
     }
+}
+
+/// The next piece of a body on a connection of its own, which is kept at the body's end.
+fn poll_http1(
+    body: &mut Incoming,
+    connection: &mut Option<Box<Returning>>,
+    cx: &mut Context<'_>,
+) -> Poll<Result<Option<Bytes>, OriginError>> {
+    loop {
+        match std::task::ready!(Pin::new(&mut *body).poll_frame(cx)) {
+            Some(Ok(frame)) => match frame.into_data() {
+                Ok(data) if data.is_empty() => {}
+                Ok(data) => return Poll::Ready(Ok(Some(data))),
+                Err(_trailers) => {}
+            },
+            Some(Err(_)) => {
+                *connection = None;
+                return Poll::Ready(Err(OriginError::Incomplete));
+            }
+            None => {
+                give_back(connection);
+                return Poll::Ready(Ok(None));
+            }
+        }
+    }
+}
+
+fn give_back(connection: &mut Option<Box<Returning>>) {
+    let Some(mut returning) = connection.take() else {
+        return;
+    };
+    if returning.sender.is_ready() {
+        return returning.keep();
+    }
+    // The connection's task has not noticed yet that the body was read.
+    tokio::spawn(async move {
+        if let Ok(Ok(())) = tokio::time::timeout(READY_MAX, returning.sender.ready()).await {
+            returning.keep();
+        }
+    });
 }
 
 impl Drop for OriginBody {
     fn drop(&mut self) {
-        if self.connection.is_some() && self.body.is_end_stream() {
-            self.give_back();
+        if let Source::Http1 {
+            body, connection, ..
+        } = &mut self.source
+            && connection.is_some()
+            && body.is_end_stream()
+        {
+            give_back(connection);
         }
     }
 }

@@ -1,10 +1,12 @@
 //! The connections of one site to its origin: which are in use, which are idle, and which requests
 //! wait for one.
 //!
-//! Shared by all workers of the node. A connection counts from before it is opened until its
-//! response's body has ended or is dropped. Idle connections count as well, but are closed for new
-//! ones: both together never exceed the limit. Requests wait in order of arrival; uploads and
-//! background work have shares of the limit, so that neither can use all of it.
+//! Shared by all workers of the node. The limit holds for requests under way: each has a permit from
+//! before its connection is opened until its response's body has ended or is dropped. With HTTP/1.1 that
+//! is one connection each; with HTTP/2 several requests share one, so there are fewer connections. Idle
+//! connections count as well, but are closed for new ones: there are never more connections than the
+//! limit. Requests wait in order of arrival; uploads and background work have shares of the limit, so
+//! that neither can use all of it.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Weak};
@@ -16,8 +18,10 @@ use parking_lot::{Mutex, MutexGuard};
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
+use super::http2::Session;
+use super::sessions::{Opened, Sessions};
 use super::{OriginError, OriginRequestBody, Target};
-use crate::metrics::OriginGauges;
+use crate::metrics::{OriginGauges, OriginProtocol};
 
 /// How long a connection is kept idle.
 pub(super) const IDLE_MAX: Duration = Duration::from_secs(50);
@@ -146,11 +150,26 @@ struct State {
     open: usize,
     /// The one that has been idle longest comes first.
     idle: Vec<Idle>,
+    /// Connections by HTTP/2, whether requests use them or not.
+    sessions: Sessions,
     /// A task closes the ones that are idle for too long.
     is_swept: bool,
 }
 
 impl State {
+    /// Connections that are open or being opened.
+    fn connections(&self) -> usize {
+        self.open + self.idle.len() + self.sessions.len()
+    }
+
+    /// Closes the connections above the limit that have been idle for longest.
+    fn close_surplus(&mut self) {
+        let surplus = self.connections().saturating_sub(self.slots.most);
+        let of_http1 = surplus.min(self.idle.len());
+        self.idle.drain(..of_http1);
+        self.sessions.drop_idle(surplus - of_http1);
+    }
+
     fn grant_all(&mut self) {
         while let Some(ticket) = self.slots.grant() {
             // The receiver exists as long as the ticket.
@@ -199,9 +218,10 @@ impl Connections {
     fn show(&self, state: &State) {
         self.gauges.set_connections(
             state.slots.in_use(),
-            state.idle.len(),
+            state.idle.len() + state.sessions.idle(),
             state.slots.waiting(),
         );
+        self.gauges.set_http2_connections(state.sessions.len());
     }
 
     /// Waits for a permit to use a connection.
@@ -265,7 +285,7 @@ impl Connections {
         let mut state = self.lock();
         let mut found = None;
         while found.is_none() {
-            let is_full = state.open + state.idle.len() >= state.slots.most;
+            let is_full = state.connections() >= state.slots.most;
             let of = |is_own: bool| {
                 state
                     .idle
@@ -293,10 +313,64 @@ impl Connections {
         if !std::mem::replace(&mut permit.is_open, true) {
             state.open += 1;
         }
-        let idle_max = state.slots.most.saturating_sub(state.open);
-        let surplus = state.idle.len().saturating_sub(idle_max);
-        state.idle.drain(..surplus);
+        state.close_surplus();
         self.show(&state);
+    }
+
+    /// A place on an HTTP/2 connection to a target; else where to wait for one that is being opened, or
+    /// the duty to open one.
+    pub(super) fn stream(self: &Arc<Self>, target: &Arc<Target>, worker: usize) -> StreamAnswer {
+        let mut state = self.lock();
+        let is_full = state.connections() >= state.slots.most;
+        let answer = if let Some((id, session)) = state.sessions.join(target, worker, is_full) {
+            StreamAnswer::Found(session, self.place(id))
+        } else if let Some(opened) = state.sessions.opening(target, worker) {
+            StreamAnswer::IsOpening(opened)
+        } else {
+            StreamAnswer::Missing(Opening {
+                ticket: state.sessions.begin_opening(target.clone(), worker),
+                connections: self.clone(),
+            })
+        };
+        self.show(&state);
+        answer
+    }
+
+    /// Counts a connection that was opened.
+    pub(super) fn note_opened(&self, protocol: OriginProtocol) {
+        self.gauges.connected(protocol);
+    }
+
+    fn place(self: &Arc<Self>, id: u64) -> StreamPlace {
+        StreamPlace {
+            connections: self.clone(),
+            id,
+            permit: None,
+        }
+    }
+
+    /// Shares a new HTTP/2 connection, which a request has opened with its permit, and gives that
+    /// request the first place on it.
+    pub(super) fn share(
+        self: &Arc<Self>,
+        target: Arc<Target>,
+        session: Session,
+        worker: usize,
+        permit: &mut Permit,
+    ) -> StreamPlace {
+        let mut state = self.lock();
+        state.open -= usize::from(std::mem::take(&mut permit.is_open));
+        let id = state.sessions.add(session, target, worker);
+        self.show(&state);
+        self.place(id)
+    }
+
+    /// Closes idle connections after [`IDLE_MAX`]. Without this, connections without further requests
+    /// would keep their sockets and buffers for ever.
+    fn start_sweep(self: &Arc<Self>, state: &mut State) {
+        if !std::mem::replace(&mut state.is_swept, true) {
+            tokio::spawn(sweep(Arc::downgrade(self)));
+        }
     }
 
     /// Keeps a connection for the next request, if the limit allows it, and releases its permit after
@@ -311,7 +385,7 @@ impl Connections {
         {
             let mut state = self.lock();
             state.idle.retain(Idle::is_usable);
-            if state.open + state.idle.len() <= state.slots.most {
+            if state.connections() <= state.slots.most {
                 state.idle.push(Idle {
                     sender,
                     since: Instant::now(),
@@ -319,9 +393,7 @@ impl Connections {
                     worker,
                 });
             }
-            if !std::mem::replace(&mut state.is_swept, true) {
-                tokio::spawn(sweep(Arc::downgrade(self)));
-            }
+            self.start_sweep(&mut state);
             self.show(&state);
         }
         drop(permit);
@@ -331,7 +403,8 @@ impl Connections {
     fn drop_unusable(&self) -> bool {
         let mut state = self.lock();
         state.idle.retain(Idle::is_usable);
-        state.is_swept = !state.idle.is_empty();
+        state.sessions.drop_unusable();
+        state.is_swept = !state.idle.is_empty() || state.sessions.len() > 0;
         self.show(&state);
         state.is_swept
     }
@@ -340,10 +413,13 @@ impl Connections {
     pub(super) fn idle(&self) -> usize {
         self.lock().idle.len()
     }
+
+    #[cfg(test)]
+    pub(super) fn http2_connections(&self) -> usize {
+        self.lock().sessions.len()
+    }
 }
 
-/// Closes idle connections. Without this, connections without further requests would keep their sockets
-/// and buffers for ever.
 async fn sweep(connections: Weak<Connections>) {
     loop {
         tokio::time::sleep(IDLE_MAX).await;
@@ -353,6 +429,67 @@ async fn sweep(connections: Weak<Connections>) {
         {
             return;
         }
+    }
+}
+
+/// The answer to a request for a stream of HTTP/2.
+pub(super) enum StreamAnswer {
+    Found(Session, StreamPlace),
+    /// Another request opens a connection on this worker; its outcome is told here.
+    IsOpening(Opened),
+    /// The request is to open one.
+    Missing(Opening),
+}
+
+/// A request's place on an HTTP/2 connection, which is given back when this is dropped.
+pub(super) struct StreamPlace {
+    connections: Arc<Connections>,
+    id: u64,
+    permit: Option<Permit>,
+}
+
+impl StreamPlace {
+    /// Releases the request's permit with this place.
+    pub(super) fn with_permit(mut self, permit: Permit) -> Self {
+        self.permit = Some(permit);
+        self
+    }
+}
+
+impl Drop for StreamPlace {
+    fn drop(&mut self) {
+        let mut state = self.connections.lock();
+        if state.sessions.leave(self.id) {
+            self.connections.start_sweep(&mut state);
+        }
+        self.connections.show(&state);
+    }
+}
+
+/// The duty to open an HTTP/2 connection. When this is dropped, one of the requests that wait for the
+/// connection takes over.
+pub(super) struct Opening {
+    connections: Arc<Connections>,
+    ticket: u64,
+}
+
+impl Opening {
+    /// Tells those who wait how it ended: there is a connection to share, or the origin speaks HTTP/1.1
+    /// only, or a failure that they share.
+    pub(super) fn end(self, outcome: Result<(), OriginError>) {
+        self.connections
+            .lock()
+            .sessions
+            .end_opening(self.ticket, Some(outcome));
+    }
+}
+
+impl Drop for Opening {
+    fn drop(&mut self) {
+        self.connections
+            .lock()
+            .sessions
+            .end_opening(self.ticket, None);
     }
 }
 

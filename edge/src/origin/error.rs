@@ -49,6 +49,9 @@ pub(crate) enum OriginError {
     /// It closed the connection instead of answering.
     #[error("the origin closed the connection")]
     Terminated,
+    /// It refused the request on an HTTP/2 connection without having acted on it.
+    #[error("the origin refused the request unprocessed")]
+    Unprocessed,
     /// Its response has more fields, or a larger head, than the site allows.
     #[error("the head of the origin's response is too large")]
     HeadTooLarge,
@@ -106,6 +109,7 @@ impl OriginError {
             | Self::ConnectTimeout
             | Self::Tls(_)
             | Self::ConnectionLimit
+            | Self::Unprocessed
             | Self::Unavailable { .. } => false,
             // An incomplete request cannot have been carried out.
             Self::RequestBody | Self::RequestPause | Self::RequestTooLarge => false,
@@ -144,7 +148,7 @@ impl OriginError {
             Self::Dns => ProxyError::DnsError,
             Self::Forbidden => ProxyError::DestinationIpProhibited,
             Self::Refused => ProxyError::ConnectionRefused,
-            Self::Unreachable | Self::Erred | Self::Unavailable { .. } => {
+            Self::Unreachable | Self::Erred | Self::Unprocessed | Self::Unavailable { .. } => {
                 ProxyError::DestinationUnavailable
             }
             Self::ConnectTimeout => ProxyError::ConnectionTimeout,
@@ -200,6 +204,7 @@ impl OriginError {
             Self::GivenUp => "given_up",
             Self::Unavailable { .. } => "breaker_open",
             Self::NoSocket => "no_socket",
+            Self::Unprocessed => "refused_stream",
             Self::Erred => "error_for_part",
             Self::Unfit => "changed_representation",
             other => other.proxy_error().as_str(),
@@ -354,6 +359,7 @@ mod tests {
             ConnectTimeout,
             Tls(TlsFault::Closed),
             ConnectionLimit,
+            Unprocessed,
             Unavailable { retry_after: 1 },
             RequestBody,
             RequestPause,

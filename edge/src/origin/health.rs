@@ -1,4 +1,5 @@
-//! The state of one origin: its circuit breaker and its retry budget. Shared by all workers, and by
+//! The state of one origin: its circuit breaker, its retry budget and the version of HTTP that it has
+//! selected. Shared by all workers, and by
 //! all sites with the same settings for connections and time-outs to it.
 
 use std::sync::{Arc, Weak};
@@ -12,12 +13,26 @@ use super::budget::RetryBudget;
 use super::{Address, OriginError};
 use crate::metrics::OriginGauges;
 
+/// How long an origin is not offered HTTP/2 that has answered with HTTP_1_1_REQUIRED.
+const HTTP1_REQUIRED_FOR: Duration = Duration::from_secs(600);
+
+/// The version of HTTP that an origin has selected when it was offered HTTP/2 last.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Selected {
+    Http1,
+    Http2,
+}
+
 /// The state of one origin.
 #[derive(Debug)]
 pub(super) struct Health {
     address: Address,
     breaker: Mutex<Breaker>,
     budget: Mutex<RetryBudget>,
+    /// `None` before the first offer of HTTP/2.
+    selected: Mutex<Option<Selected>>,
+    /// When it asked for HTTP/1.1 in place of HTTP/2.
+    http1_required: Mutex<Option<Instant>>,
     /// Gauges of the sites that have this origin.
     sites: Mutex<Vec<Weak<OriginGauges>>>,
 }
@@ -29,6 +44,8 @@ impl Health {
             address,
             breaker: Mutex::new(Breaker::new()),
             budget,
+            selected: Mutex::default(),
+            http1_required: Mutex::default(),
             sites: Mutex::default(),
         })
     }
@@ -81,6 +98,26 @@ impl Health {
 
     pub(super) fn take_retry(&self) -> bool {
         self.budget.lock().take_retry(Instant::now())
+    }
+
+    pub(super) fn note_selected(&self, selected: Selected) {
+        *self.selected.lock() = Some(selected);
+    }
+
+    /// Whether it selected HTTP/1.1 when it was offered HTTP/2 last.
+    pub(super) fn selected_http1(&self) -> bool {
+        *self.selected.lock() == Some(Selected::Http1)
+    }
+
+    /// Notes that it answered with HTTP_1_1_REQUIRED (RFC 9113 section 7).
+    pub(super) fn note_http1_required(&self, now: Instant) {
+        *self.http1_required.lock() = Some(now);
+    }
+
+    /// Whether HTTP/2 must not be offered for now.
+    pub(super) fn needs_http1(&self, now: Instant) -> bool {
+        let required = *self.http1_required.lock();
+        required.is_some_and(|at| now.saturating_duration_since(at) < HTTP1_REQUIRED_FOR)
     }
 
     fn end(&self, is_probe: bool, sign: Sign, url: u64, patience: Duration) {

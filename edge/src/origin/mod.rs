@@ -1,11 +1,11 @@
-//! Requests to origins on HTTP/1.1 connections, with a limit on everything that an origin can do to
+//! Requests to origins by HTTP/1.1 and HTTP/2, with a limit on everything that an origin can do to
 //! this node.
 //!
 //! Targets come from the fleet file alone, never from a request, and names that resolve to link-local
 //! addresses are refused: no client can make a node fetch the metadata of a machine. [`choose`] picks
 //! one of a site's origins, [`connect`] opens connections, [`connections`] limits and keeps them.
-//! [`health`] holds what is known of an origin: its circuit [`breaker`] and its retry [`budget`].
-//! Follows RFC 9110 section 9.2.2 and RFC 9112.
+//! [`http2`] carries several requests on one connection. [`health`] holds what is known of an origin: its
+//! circuit [`breaker`] and its retry [`budget`]. Follows RFC 9110 section 9.2.2, RFC 9112 and RFC 9113.
 
 mod backoff;
 mod body;
@@ -16,7 +16,9 @@ mod connect;
 mod connections;
 mod error;
 mod health;
+mod http2;
 mod origins;
+mod sessions;
 mod target;
 #[cfg(test)]
 mod tests;
@@ -42,13 +44,15 @@ use self::breaker::Sign;
 pub(crate) use self::choose::SiteOrigins;
 pub(crate) use self::connect::Dialer;
 use self::connect::Stream;
-use self::connections::Permit;
 pub(crate) use self::connections::Purpose;
+use self::connections::{Permit, StreamAnswer, StreamPlace};
 pub(crate) use self::error::{OriginError, TlsFault};
+use self::health::Selected;
+use self::http2::{Failed, Processed, Session};
 pub(crate) use self::origins::Origins;
 pub(crate) use self::target::{Address, Target};
-use self::tls::TargetTls;
-pub(crate) use self::tls::TlsFileError;
+pub(crate) use self::tls::to_failure as tls_failure;
+use crate::metrics::OriginProtocol;
 use nearcast_http_rules::transfer_coding::TransferCoding;
 
 /// How much longer than the longest pause of a client the origin may pause while a request's body is
@@ -58,6 +62,9 @@ const TAKE_GRACE: Duration = Duration::from_secs(5);
 /// large; each connection keeps the buffer that it has grown to, and one byte of it in a slice keeps
 /// all of it.
 const READ_BYTES_MAX: usize = 64 << 10;
+
+/// How often one request is sent: on a kept connection, and then on new ones. Retries also have a budget.
+const TRIES_MAX: usize = 3;
 
 /// Sends the requests of one worker to origins.
 pub(crate) struct OriginPool {
@@ -79,9 +86,10 @@ impl OriginPool {
     /// Sends a request, whose URI is in origin form, and waits for the head of the response. The
     /// request's extensions hold its [`Purpose`], where it is not for a client.
     ///
-    /// An idle connection may be closing just now. So it is used only for a request that may be sent
-    /// twice, which is sent again on a new connection in that case; every other request has a new
-    /// connection of its own (RFC 9110 section 9.2.2).
+    /// A kept connection may be closing just now. With HTTP/1.1 that leaves open whether a request on it
+    /// was received, so only requests that may be sent twice use one; every other request has a new
+    /// connection of its own (RFC 9110 section 9.2.2). With HTTP/2 an origin that closes a connection
+    /// says which requests it has not processed (RFC 9113 section 6.8), so all requests share.
     pub(crate) async fn send(
         &self,
         target: &Arc<Target>,
@@ -101,7 +109,7 @@ impl OriginPool {
     async fn send_asked(
         &self,
         target: &Arc<Target>,
-        request: Request<OriginRequestBody>,
+        mut request: Request<OriginRequestBody>,
     ) -> Result<Response<OriginBody>, OriginError> {
         let has_body = !matches!(request.body(), OriginRequestBody::Empty);
         let purpose = match request.extensions().get::<Purpose>() {
@@ -118,31 +126,143 @@ impl OriginPool {
                 *request.method(),
                 Method::GET | Method::HEAD | Method::OPTIONS | Method::PUT | Method::DELETE
             );
-        let kept = if is_repeatable {
-            target
-                .connections
-                .take_idle(target, self.worker, &mut permit)
-        } else {
-            None
-        };
-        let request = match kept {
-            None => request,
-            Some(sender) => {
-                let again = copy(&request);
-                match exchange(sender, target, request).await {
+
+        let mut may_reuse = is_repeatable;
+        let mut tries = 0;
+        loop {
+            tries += 1;
+            let route = self.route(target, &mut permit, may_reuse).await?;
+            let is_kept = route.is_kept();
+            let again = (!has_body).then(|| copy(&request));
+            let failed = match route {
+                Route::Http1 { sender, .. } => match exchange(sender, target, request).await {
                     Ok(answered) => return Ok(self.body(answered, target, permit)),
-                    Err((_, Some(unsent))) => unsent,
-                    Err((OriginError::Terminated, None)) if target.take_retry() => again,
-                    Err((error, None)) => return Err(error),
+                    Err(failed) => failed,
+                },
+                Route::Http2 { session, place, .. } => {
+                    match http2::exchange(&session, target, request).await {
+                        Ok(response) => {
+                            let between_bytes = target.limits.between_bytes;
+                            return Ok(response.map(|mut body| {
+                                body.hold(place.with_permit(permit));
+                                OriginBody::streamed(body, between_bytes)
+                            }));
+                        }
+                        Err(failed) => failed,
+                    }
                 }
+            };
+
+            let Failed {
+                error,
+                processed,
+                unsent,
+            } = failed;
+            if processed == Processed::NeedsHttp1 {
+                target.health.note_http1_required(Instant::now());
             }
+            let may_repeat = match processed {
+                Processed::No | Processed::NeedsHttp1 => true,
+                // The connection was closed before it carried the request, as far as is known.
+                Processed::Maybe => is_kept && is_repeatable && error == OriginError::Terminated,
+            };
+            request = match (unsent, again) {
+                (Some(unsent), _) if is_kept && tries < TRIES_MAX => unsent,
+                (None, Some(again)) if may_repeat && tries < TRIES_MAX && target.take_retry() => {
+                    again
+                }
+                _ => return Err(error),
+            };
+            may_reuse = false;
+        }
+    }
+
+    /// The connection for a request: one that exists, or a new one.
+    async fn route(
+        &self,
+        target: &Arc<Target>,
+        permit: &mut Permit,
+        may_reuse: bool,
+    ) -> Result<Route, OriginError> {
+        let connections = &target.connections;
+        while target.may_share() {
+            let mut opened = match connections.stream(target, self.worker) {
+                StreamAnswer::Found(session, place) => {
+                    return Ok(Route::Http2 {
+                        session,
+                        place,
+                        is_kept: true,
+                    });
+                }
+                StreamAnswer::Missing(opening) => {
+                    let route = self.open(target, permit).await;
+                    match &route {
+                        // The others wait to learn how many requests the origin permits.
+                        Ok(Route::Http2 { session, .. }) => {
+                            let settled = session.settled();
+                            tokio::spawn(async move {
+                                if settled.await {
+                                    opening.end(Ok(()));
+                                }
+                            });
+                        }
+                        Ok(Route::Http1 { .. }) => opening.end(Ok(())),
+                        Err(error) => opening.end(Err(*error)),
+                    }
+                    return route;
+                }
+                StreamAnswer::IsOpening(opened) => opened,
+            };
+            // Whoever opens it has the same time.
+            let outcome = tokio::time::timeout(
+                target.limits.connect,
+                opened.wait_for(|outcome| outcome.is_some()),
+            );
+            let outcome = match outcome.await {
+                Err(_) => return Err(OriginError::ConnectTimeout),
+                // The request that opened it was dropped.
+                Ok(Err(_)) => continue,
+                Ok(Ok(outcome)) => *outcome,
+            };
+            if let Some(Err(error)) = outcome {
+                return Err(error);
+            }
+        }
+        if may_reuse && let Some(sender) = connections.take_idle(target, self.worker, permit) {
+            let is_kept = true;
+            return Ok(Route::Http1 { sender, is_kept });
+        }
+        self.open(target, permit).await
+    }
+
+    /// Opens a connection, and shares it if the origin selects HTTP/2.
+    async fn open(&self, target: &Arc<Target>, permit: &mut Permit) -> Result<Route, OriginError> {
+        target.connections.open(permit);
+        let is_kept = false;
+        let offer = match target.offers_http2() {
+            true => Offer::Http2,
+            false => Offer::Http1,
         };
-        target.connections.open(&mut permit);
-        let sender = self.connect(target, false).await?;
-        let answered = exchange(sender, target, request)
-            .await
-            .map_err(|(error, _)| error)?;
-        Ok(self.body(answered, target, permit))
+        let connected = self.connect(target, offer).await?;
+        if offer == Offer::Http2 {
+            target.health.note_selected(match connected {
+                Connected::Http1(_) => Selected::Http1,
+                Connected::Http2(_) => Selected::Http2,
+            });
+        }
+        Ok(match connected {
+            Connected::Http1(sender) => Route::Http1 { sender, is_kept },
+            Connected::Http2(session) => Route::Http2 {
+                place: target.connections.share(
+                    target.clone(),
+                    session.clone(),
+                    self.worker,
+                    permit,
+                ),
+                session,
+                is_kept,
+            },
+        })
     }
 
     /// Sends a request for another protocol on a connection of its own, which the site's limit does
@@ -155,10 +275,13 @@ impl OriginPool {
         let attempt = target.health.ask(false)?;
         let url = url_hash(&request);
         let sent = async {
-            let sender = self.connect(target, true).await?;
+            // Only HTTP/1.1 has upgrades.
+            let Connected::Http1(sender) = self.connect(target, Offer::Upgrade).await? else {
+                return Err(OriginError::Protocol);
+            };
             exchange(sender, target, request)
                 .await
-                .map_err(|(error, _)| error)
+                .map_err(|failed| failed.error)
         };
         let sent = sent.await;
         let sign = sent
@@ -179,23 +302,24 @@ impl OriginPool {
         ))
     }
 
-    /// Opens a connection; `may_switch` allows it to change to another protocol.
-    async fn connect(
-        &self,
-        target: &Target,
-        may_switch: bool,
-    ) -> Result<SendRequest<OriginRequestBody>, OriginError> {
+    /// Opens a connection.
+    async fn connect(&self, target: &Target, offer: Offer) -> Result<Connected, OriginError> {
         let deadline = Instant::now() + target.limits.connect;
         let connected = async {
             match self.dialer.dial(&target.address, deadline).await? {
-                Stream::Tcp(stream) => start_http(stream, target, may_switch).await,
+                Stream::Tcp(stream) => start_http(stream, target, offer).await,
                 #[cfg(test)]
-                Stream::Memory(stream) => start_http(stream, target, may_switch).await,
+                Stream::Memory(stream) => start_http(stream, target, offer).await,
             }
         };
-        tokio::time::timeout_at(deadline, connected)
+        let connected = tokio::time::timeout_at(deadline, connected)
             .await
-            .unwrap_or(Err(OriginError::ConnectTimeout))
+            .unwrap_or(Err(OriginError::ConnectTimeout))?;
+        target.connections.note_opened(match connected {
+            Connected::Http1(_) => OriginProtocol::Http1,
+            Connected::Http2(_) => OriginProtocol::Http2,
+        });
+        Ok(connected)
     }
 
     fn body(
@@ -240,17 +364,58 @@ pub(crate) enum UpgradeAnswer {
     Refused(http::response::Parts, Box<OriginBody>),
 }
 
+/// The protocols that a connection is opened for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Offer {
+    Http1,
+    /// HTTP/1.1, with the permission to change to another protocol.
+    Upgrade,
+    /// HTTP/2, or HTTP/1.1 if the origin selects that.
+    Http2,
+}
+
+/// A new connection.
+enum Connected {
+    Http1(SendRequest<OriginRequestBody>),
+    Http2(Session),
+}
+
+/// The connection that a request uses. `is_kept` when it existed before, so that the origin may have
+/// closed it.
+enum Route {
+    Http1 {
+        sender: SendRequest<OriginRequestBody>,
+        is_kept: bool,
+    },
+    Http2 {
+        session: Session,
+        place: StreamPlace,
+        is_kept: bool,
+    },
+}
+
+impl Route {
+    fn is_kept(&self) -> bool {
+        match self {
+            Self::Http1 { is_kept, .. } | Self::Http2 { is_kept, .. } => *is_kept,
+        }
+    }
+}
+
 /// A response's head, and the connection that it was received on.
 type Answered = (Response<Incoming>, SendRequest<OriginRequestBody>);
 
-/// Sends a request on a connection. An error contains the request where nothing of it was sent.
+/// Sends a request on a connection of HTTP/1.1.
 async fn exchange(
     mut sender: SendRequest<OriginRequestBody>,
     target: &Target,
     request: Request<OriginRequestBody>,
-) -> Result<Answered, (OriginError, Option<Request<OriginRequestBody>>)> {
+) -> Result<Answered, Failed> {
     if sender.ready().await.is_err() {
-        return Err((OriginError::Terminated, Some(request)));
+        return Err(Failed {
+            unsent: Some(request),
+            ..Failed::of(OriginError::Terminated)
+        });
     }
     let mut progress = request.body().progress();
     let is_head = *request.method() == Method::HEAD;
@@ -261,39 +426,52 @@ async fn exchange(
     )
     .await
     {
-        Err(error) => Err((error, None)),
+        Err(error) => Err(Failed::of(error)),
         Ok(Err(mut failed)) => {
             let unsent = failed.take_message();
             let of_body = progress.and_then(|progress| *progress.borrow());
-            Err((of_body.unwrap_or_else(|| classify(failed.error())), unsent))
+            let error = of_body.unwrap_or_else(|| classify(failed.error()));
+            Err(Failed {
+                unsent,
+                ..Failed::of(error)
+            })
         }
         // The end of such a body is unknown, so the connection is closed with its sender.
         Ok(Ok(response)) if !is_head && has_unknown_coding(&response) => {
-            Err((OriginError::TransferCoding, None))
+            Err(Failed::of(OriginError::TransferCoding))
         }
         Ok(Ok(response)) => Ok((response, sender)),
     }
 }
 
-/// Secures a connection where the target says so, and starts HTTP/1.1 on it.
-async fn start_http<S>(
-    stream: S,
-    target: &Target,
-    may_switch: bool,
-) -> Result<SendRequest<OriginRequestBody>, OriginError>
+/// Secures a connection where the target says so, and starts the version of HTTP on it that the origin
+/// selects from the offer.
+async fn start_http<S>(stream: S, target: &Target, offer: Offer) -> Result<Connected, OriginError>
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
-    let Some(TargetTls { config, name }) = &target.tls else {
-        return handshake(stream, &target.limits, may_switch).await;
+    let may_switch = offer == Offer::Upgrade;
+    let Some(tls) = &target.tls else {
+        let sender = handshake(stream, &target.limits, may_switch).await?;
+        return Ok(Connected::Http1(sender));
     };
-    let name = name.clone().ok_or(OriginError::Tls(TlsFault::WrongName))?;
+    let name = tls.name.clone();
+    let name = name.ok_or(OriginError::Tls(TlsFault::WrongName))?;
+    let config = match (&tls.http2, offer) {
+        (Some(http2), Offer::Http2) => http2,
+        _ => &tls.config,
+    };
     let connector = tokio_rustls::TlsConnector::from(config.clone());
     let stream = connector
         .connect(name, stream)
         .await
         .map_err(|error| OriginError::Tls(TlsFault::of_handshake(&error)))?;
-    handshake(stream, &target.limits, may_switch).await
+    if stream.get_ref().1.alpn_protocol() == Some(http2::ALPN) {
+        let session = Session::start(stream, &target.limits).await?;
+        return Ok(Connected::Http2(session));
+    }
+    let sender = handshake(stream, &target.limits, may_switch).await?;
+    Ok(Connected::Http1(sender))
 }
 
 /// Waits for a response's head. The time to the first byte counts from when all of the request's body

@@ -7,11 +7,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use nearcast_fleet::config::{self, OriginPolicy, OriginTls};
+use nearcast_net::tls::FileError;
 use parking_lot::Mutex;
 
 use super::connections::Connections;
 use super::health::Health;
-use super::tls::{DefaultTls, TlsFileError};
+use super::tls::DefaultTls;
 use super::{Address, Target};
 use crate::metrics::SiteCounters;
 
@@ -56,10 +57,11 @@ impl Origins {
         site: &config::Site,
         address: Address,
         counters: &SiteCounters,
-    ) -> Result<Target, TlsFileError> {
+    ) -> Result<Target, FileError> {
         let OriginPolicy {
             limits,
             tls: settings,
+            http2,
         } = &site.origin_policy;
         let authority = site
             .origin_host
@@ -69,7 +71,7 @@ impl Origins {
             authority.host().trim_matches(['[', ']'])
         });
         let tls = match address.is_tls {
-            true => Some(self.tls.target(settings, host)?),
+            true => Some(self.tls.target(settings, host, *http2)?),
             false => None,
         };
         let mut sites = self.sites.lock();
@@ -137,6 +139,8 @@ mod tests {
             cache: config::CachePolicy::default(),
             origin_policy: OriginPolicy::default(),
             purge: config::PurgePolicy::default(),
+            https: config::HttpsPolicy::default(),
+            compression: config::CompressionPolicy::default(),
         };
         change(&mut site);
         site

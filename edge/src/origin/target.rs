@@ -82,12 +82,24 @@ impl Target {
         self.health.take_retry()
     }
 
+    /// Whether to offer HTTP/2 in the handshake of a new connection.
+    pub(super) fn offers_http2(&self) -> bool {
+        let is_permitted = self.tls.as_ref().is_some_and(|tls| tls.http2.is_some());
+        is_permitted && !self.health.needs_http1(Instant::now())
+    }
+
+    /// Whether requests should share connections: the origin has selected HTTP/2 when it was offered
+    /// last, or is not known yet.
+    pub(super) fn may_share(&self) -> bool {
+        self.offers_http2() && !self.health.selected_http1()
+    }
+
     /// The values that a connection is opened with: it serves targets with the same ones only.
     fn connection_key(&self) -> impl Hash + PartialEq + '_ {
         let tls = self
             .tls
             .as_ref()
-            .map(|tls| (Arc::as_ptr(&tls.config), &tls.name));
+            .map(|tls| (Arc::as_ptr(&tls.config), tls.http2.is_some(), &tls.name));
         (
             &self.address,
             self.limits.head_bytes_max,

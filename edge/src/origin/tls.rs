@@ -3,50 +3,39 @@
 //! The files that a site names are read when the sites are made: at start, and with each revision
 //! of the fleet file.
 
-use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 
 use nearcast_fleet::config::OriginTls;
 use nearcast_fleet::failure::{Failure, FailureKind};
-use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
+use nearcast_net::tls::{ClientRoots, FileError, client_config};
+use rustls::pki_types::ServerName;
 use rustls::{ClientConfig, RootCertStore};
 
-/// The largest file of certificates or keys that is read.
-const FILE_BYTES_MAX: u64 = 4 << 20;
+use super::http2;
+
 /// The environment variable that names a file of authorities to replace the built-in ones.
 const CERT_FILE: &str = "SSL_CERT_FILE";
 
-/// A file for TLS that cannot be used.
-#[derive(Debug, thiserror::Error)]
-pub(crate) enum TlsFileError {
-    /// It cannot be read.
-    #[error("cannot read {}: {error}", .path.display())]
-    Unreadable { path: PathBuf, error: io::Error },
-    /// Its content cannot be used.
-    #[error("{} {problem}", .path.display())]
-    Unusable { path: PathBuf, problem: String },
-}
-
-impl TlsFileError {
-    /// The failure of an edge that cannot start because of it.
-    pub(crate) fn to_failure(&self, site: &str) -> Failure {
-        let kind = match self {
-            Self::Unreadable { .. } => FailureKind::NoInput,
-            Self::Unusable { .. } => FailureKind::BadData,
-        };
-        Failure::new(
-            kind,
-            format!("the TLS settings of the site {site:?} cannot be used: {self}"),
-        )
-    }
+/// The failure of an edge that cannot start because of a site's file.
+pub(crate) fn to_failure(error: &FileError, site: &str) -> Failure {
+    let kind = match error {
+        FileError::Unreadable { .. } => FailureKind::NoInput,
+        FileError::Unusable { .. } => FailureKind::BadData,
+    };
+    Failure::new(
+        kind,
+        format!("the TLS settings of the site {site:?} cannot be used: {error}"),
+    )
 }
 
 /// The TLS settings for one origin.
 #[derive(Debug, Clone)]
 pub(crate) struct TargetTls {
+    /// For HTTP/1.1, without ALPN.
     pub(super) config: Arc<ClientConfig>,
+    /// The same with an offer of HTTP/2, where the site permits it. Both share their TLS sessions.
+    pub(super) http2: Option<Arc<ClientConfig>>,
     /// The name that the certificate must have; `None` where a certificate cannot name the host.
     pub(super) name: Option<ServerName<'static>>,
 }
@@ -56,7 +45,25 @@ pub(crate) struct TargetTls {
 pub(crate) struct DefaultTls {
     /// A file of authorities that replaces the built-in ones.
     cert_file: Option<PathBuf>,
-    config: OnceLock<Arc<ClientConfig>>,
+    configs: OnceLock<Configs>,
+}
+
+/// The settings for one set of authorities and client certificate.
+#[derive(Debug, Clone)]
+struct Configs {
+    http1: Arc<ClientConfig>,
+    http2: Arc<ClientConfig>,
+}
+
+impl Configs {
+    fn of(http1: ClientConfig) -> Self {
+        let mut http2 = http1.clone();
+        http2.alpn_protocols = vec![http2::ALPN.to_vec(), b"http/1.1".to_vec()];
+        Self {
+            http1: Arc::new(http1),
+            http2: Arc::new(http2),
+        }
+    }
 }
 
 impl DefaultTls {
@@ -67,11 +74,12 @@ impl DefaultTls {
             .map(PathBuf::from);
         Self {
             cert_file,
-            config: OnceLock::new(),
+            configs: OnceLock::new(),
         }
     }
 
-    /// The settings for an origin whose certificate must name `host`.
+    /// The settings for an origin whose certificate must name `host`, with an offer of HTTP/2 or
+    /// without.
     ///
     /// # Errors
     /// A file that is missing or cannot be used.
@@ -79,118 +87,40 @@ impl DefaultTls {
         &self,
         settings: &OriginTls,
         host: &str,
-    ) -> Result<TargetTls, TlsFileError> {
-        let config = match settings {
+        offers_http2: bool,
+    ) -> Result<TargetTls, FileError> {
+        let configs = match settings {
             OriginTls {
                 ca: None,
                 identity: None,
-            } => self.default_config()?,
+            } => self.default_configs()?,
             OriginTls { ca, identity } => {
                 let roots = self.roots(ca.as_deref())?;
                 let identity = identity
                     .as_ref()
                     .map(|(cert, key)| (cert.as_path(), key.as_path()));
-                Arc::new(client_config(roots, identity)?)
+                Configs::of(client_config(roots, identity)?)
             }
         };
         Ok(TargetTls {
-            config,
+            config: configs.http1,
+            http2: offers_http2.then_some(configs.http2),
             name: ServerName::try_from(host.to_owned()).ok(),
         })
     }
 
-    fn default_config(&self) -> Result<Arc<ClientConfig>, TlsFileError> {
-        if let Some(config) = self.config.get() {
-            return Ok(config.clone());
+    fn default_configs(&self) -> Result<Configs, FileError> {
+        if let Some(configs) = self.configs.get() {
+            return Ok(configs.clone());
         }
-        let config = Arc::new(client_config(self.roots(None)?, None)?);
-        Ok(self.config.get_or_init(|| config).clone())
+        let configs = Configs::of(client_config(self.roots(None)?, None)?);
+        Ok(self.configs.get_or_init(|| configs).clone())
     }
 
     /// The trusted authorities: only the site's, if it sets some; else those of the environment's file;
     /// else those of the Web.
-    fn roots(&self, ca: Option<&Path>) -> Result<RootCertStore, TlsFileError> {
-        let Some(path) = ca.or(self.cert_file.as_deref()) else {
-            return Ok(RootCertStore {
-                roots: webpki_roots::TLS_SERVER_ROOTS.to_vec(),
-            });
-        };
-        let mut roots = RootCertStore::empty();
-        for certificate in certificates(path)? {
-            roots.add(certificate).map_err(|error| {
-                unusable(
-                    path,
-                    format!("has a certificate that cannot be used: {error}"),
-                )
-            })?;
-        }
-        Ok(roots)
-    }
-}
-
-fn client_config(
-    roots: RootCertStore,
-    identity: Option<(&Path, &Path)>,
-) -> Result<ClientConfig, TlsFileError> {
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let builder = ClientConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .expect("the provider supports the default versions")
-        .with_root_certificates(roots);
-    let Some((cert_path, key_path)) = identity else {
-        return Ok(builder.with_no_client_auth());
-    };
-    let chain = certificates(cert_path)?;
-    let key = PrivateKeyDer::from_pem_slice(&read(key_path)?).map_err(|error| {
-        unusable(
-            key_path,
-            format!("has no private key in PEM form that can be used: {error}"),
-        )
-    })?;
-    builder.with_client_auth_cert(chain, key).map_err(|error| {
-        unusable(
-            key_path,
-            format!("cannot be used with {}: {error}", cert_path.display()),
-        )
-    })
-}
-
-/// All certificates of a file in PEM form, at least one.
-fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsFileError> {
-    let text = read(path)?;
-    let found: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&text).collect();
-    match found {
-        Ok(found) if !found.is_empty() => Ok(found),
-        Ok(_) => Err(unusable(path, "has no certificate in PEM form".to_owned())),
-        Err(error) => Err(unusable(
-            path,
-            format!("has no certificates in PEM form that can be used: {error}"),
-        )),
-    }
-}
-
-fn unusable(path: &Path, problem: String) -> TlsFileError {
-    TlsFileError::Unusable {
-        path: path.to_owned(),
-        problem,
-    }
-}
-
-fn read(path: &Path) -> Result<Vec<u8>, TlsFileError> {
-    let unreadable = |error| TlsFileError::Unreadable {
-        path: path.to_owned(),
-        error,
-    };
-    let mut text = Vec::new();
-    let file = std::fs::File::open(path).map_err(unreadable)?;
-    io::Read::read_to_end(&mut io::Read::take(file, FILE_BYTES_MAX + 1), &mut text)
-        .map_err(unreadable)?;
-    match text.len() as u64 > FILE_BYTES_MAX {
-        true => Err(unusable(
-            path,
-            format!("has more than {FILE_BYTES_MAX} bytes"),
-        )),
-        false => Ok(text),
+    fn roots(&self, ca: Option<&Path>) -> Result<RootCertStore, FileError> {
+        ClientRoots::load(ca.or(self.cert_file.as_deref()))
     }
 }
 
@@ -201,7 +131,7 @@ mod tests {
     fn tls(cert_file: Option<PathBuf>) -> DefaultTls {
         DefaultTls {
             cert_file,
-            config: OnceLock::new(),
+            configs: OnceLock::new(),
         }
     }
 
@@ -226,7 +156,7 @@ mod tests {
             "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n",
         );
         let missing = directory.path().join("missing.pem");
-        let large = write("large.pem", &"x".repeat(FILE_BYTES_MAX as usize + 1));
+        let large = write("large.pem", &"x".repeat((4 << 20) + 1));
         let ca = |path: &PathBuf| OriginTls {
             ca: Some(path.clone()),
             identity: None,
@@ -275,11 +205,11 @@ mod tests {
             (Some(&missing), ca(&cert), None),
         ];
         for (cert_file, settings, expected) in table {
-            let made = tls(cert_file.cloned()).target(&settings, "a.test");
+            let made = tls(cert_file.cloned()).target(&settings, "a.test", true);
             match (made, expected) {
                 (Ok(_), None) => {}
                 (Err(error), Some((words, code))) => {
-                    let failure = error.to_failure("www");
+                    let failure = to_failure(&error, "www");
                     assert!(
                         failure.message.contains(words) && failure.message.contains("\"www\""),
                         "{settings:?}: {failure}"
@@ -295,7 +225,7 @@ mod tests {
     fn sites_that_say_nothing_share_one_configuration() {
         let tls = tls(None);
         let of = |host| {
-            tls.target(&OriginTls::default(), host)
+            tls.target(&OriginTls::default(), host, true)
                 .expect("nothing is read")
         };
         assert!(Arc::ptr_eq(&of("a.test").config, &of("b.test").config));

@@ -20,6 +20,7 @@ use crate::forward::{
 use crate::origin::{OriginError, Target};
 use crate::peer;
 use crate::request::hit;
+use crate::request_id::X_REQUEST_ID;
 use crate::site::Site;
 use crate::store::{Pool, SLICE_BYTES, StoredBody};
 use crate::stored::generations::PurgeState;
@@ -265,12 +266,24 @@ impl ItemFilling<'_> {
             None => peer::host_field(&self.url),
         };
         let sites = edge.sites.load();
-        let fields = forward::without_client(host, &edge.via, sites.loop_id.as_ref());
+        let fields = forward::without_client(
+            host,
+            &edge.via,
+            sites.loop_id.as_ref(),
+            peer::scheme_of(&self.url),
+        );
         let target = self.site.origins.pick(Instant::now(), self.hash).clone();
         self.request_to(target, fields, false)
     }
 
-    fn request_to(&self, target: Arc<Target>, fields: HeaderMap, is_peer: bool) -> OriginRequest {
+    fn request_to(
+        &self,
+        target: Arc<Target>,
+        mut fields: HeaderMap,
+        is_peer: bool,
+    ) -> OriginRequest {
+        let id = self.filler.worker.log.next_id();
+        fields.insert(X_REQUEST_ID, id.to_field());
         OriginRequest {
             worker: self.filler.worker.clone(),
             site: self.site.clone(),

@@ -64,7 +64,7 @@ impl Pushes {
         orders.retain(|other| other.progress.order != order.id);
         let progress = FillProgress {
             order: order.id.clone(),
-            items: order.items.len() as u64,
+            items: with_schemes(&order.items).len() as u64,
             ..FillProgress::default()
         };
         orders.push_back(OrderProgress { progress, pacer });
@@ -187,6 +187,22 @@ async fn next_own(
     }
 }
 
+/// The items of an order, each with the URL of a key: one without a scheme becomes two. Malformed
+/// URLs stay, and their filling fails.
+fn with_schemes(items: &[PushItem]) -> Vec<PushItem> {
+    let mut found = Vec::with_capacity(items.len());
+    for item in items {
+        match Key::all_of_url(&item.url).as_deref() {
+            Ok([_]) | Err(_) => found.push(item.clone()),
+            Ok(keys) => found.extend(keys.iter().map(|key| PushItem {
+                url: key.url.to_string(),
+                ..item.clone()
+            })),
+        }
+    }
+    found
+}
+
 /// Fills the items of an order, a few at a time.
 async fn carry_out(filler: ItemFiller, order: &PushOrder, pushes: &Pushes) {
     let (worker, fleet) = (filler.worker.clone(), filler.fleet.clone());
@@ -197,8 +213,8 @@ async fn carry_out(filler: ItemFiller, order: &PushOrder, pushes: &Pushes) {
     // Stored slices of the items stay on disk from now on, also of incomplete responses.
     let store = &worker.edge.store;
     store.new_pin_epoch();
-    let stored = order
-        .items
+    let items = with_schemes(&order.items);
+    let stored = items
         .iter()
         .filter_map(|item| find_pushed(&worker, &Key::of_url(&item.url).ok()?.url, |_| true));
     stored.for_each(|response| store.pin(&response.content.body));
@@ -206,7 +222,7 @@ async fn carry_out(filler: ItemFiller, order: &PushOrder, pushes: &Pushes) {
     // The node's own items come first: the owners of the others can have theirs by then.
     let is_own =
         |item: &&PushItem| owner(cluster, &item.url).is_none_or(|node| *node == *worker.edge.name);
-    let (own, others): (Vec<_>, Vec<_>) = order.items.iter().partition(is_own);
+    let (own, others): (Vec<_>, Vec<_>) = items.iter().partition(is_own);
     // The tasks end with this future.
     let mut running = tokio::task::JoinSet::new();
     for item in own.into_iter().chain(others) {
@@ -228,6 +244,24 @@ mod tests {
     use nearcast_fleet::testing::FleetText;
 
     use super::*;
+
+    #[test]
+    fn an_item_without_a_scheme_is_one_of_each() {
+        let item = |url: &str| PushItem {
+            site: "www".into(),
+            url: url.into(),
+            bytes: 1,
+        };
+        let items = ["//a.test/x", "https://a.test/y", "?"].map(item);
+        let expected = [
+            "http://a.test/x",
+            "https://a.test/x",
+            "https://a.test/y",
+            "?",
+        ]
+        .map(item);
+        assert_eq!(with_schemes(&items), expected);
+    }
 
     #[tokio::test]
     async fn bytes_are_reported_as_they_come_and_what_is_left_when_it_ends() {

@@ -2,16 +2,19 @@
 
 use nearcast_fleet::report::CacheStatus;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use http::{Method, Response, StatusCode};
-use nearcast_http_rules::status::{ForwardReason, Outcome};
+use nearcast_http_rules::status::{self, ForwardReason, Outcome, PROXY_STATUS};
 
 use super::answer::Answered;
 use super::check::Request;
+use super::trail::{self, Trail};
+use crate::access_log::Ending;
 use crate::client_body::{ClientBody, Progress};
 use crate::edge::Worker;
 use crate::metrics::SiteCounters;
+use crate::request_id::RequestId;
 use crate::site::Site;
 use crate::store::Pool;
 
@@ -22,6 +25,7 @@ pub(super) struct Accounted {
     /// `None` counts under no site's name.
     site: Option<Arc<Site>>,
     popularity: Option<PopularityNote>,
+    is_peer: bool,
 }
 
 impl Accounted {
@@ -32,6 +36,7 @@ impl Accounted {
             outcome: answered.outcome,
             site: None,
             popularity: None,
+            is_peer: false,
         }
     }
 
@@ -48,30 +53,52 @@ impl Accounted {
         let popularity = PopularityNote::of(request, &answered);
         let mut accounted = Self::of_site(&request.site, answered);
         accounted.popularity = popularity;
+        accounted.is_peer = request.is_peer;
         if request.is_peer {
             accounted.outcome.label = CacheStatus::Local;
         }
         accounted
     }
 
-    /// Counts the answer now, and its bytes as they are sent. `on_end` is called when the response
-    /// is complete.
+    /// Counts the answer now, and its bytes as they are sent; logs it at its end. `on_end` is called
+    /// when the response is complete.
     pub(super) fn conclude(
         self,
         worker: &Arc<Worker>,
-        began: Instant,
+        trail: Arc<Trail>,
         on_end: impl FnOnce() + Send + 'static,
     ) -> Response<ClientBody> {
         let Self {
-            response,
+            mut response,
             outcome,
             site,
             popularity,
+            is_peer,
         } = self;
-        let counters =
-            site.map_or_else(|| worker.edge.no_site.clone(), |site| site.counters.clone());
-        count(worker, &counters, &outcome, response.status(), began);
+        if matches!(outcome.label, CacheStatus::Error | CacheStatus::Local) && !is_peer {
+            name_request(&mut response, &trail.id);
+        }
+        let counters = site
+            .as_ref()
+            .map_or_else(|| worker.edge.no_site.clone(), |site| site.counters.clone());
+        let status = response.status();
+        let first_byte = count(worker, &counters, &outcome, status, trail.began());
         let number = worker.number;
+        let note = move |bytes: u64, ending: Ending| {
+            trail.note(&trail::Result {
+                site: site.as_ref().map_or("", |site| &site.name),
+                is_peer,
+                outcome: &outcome,
+                status: status.as_u16(),
+                bytes,
+                first_byte: Some(first_byte),
+                // No body is taken where there is none to send.
+                ending: match trail.is_head_request() || is_bodyless(status) {
+                    true => Ending::Complete,
+                    false => ending,
+                },
+            });
+        };
 
         if let Some(bytes) = response.body().whole_length() {
             counters.sent(number, outcome.label, bytes);
@@ -79,7 +106,16 @@ impl Accounted {
                 note.note(worker, bytes);
             }
             on_end();
-            return response;
+            if bytes == 0 {
+                note(0, Ending::Complete);
+                return response;
+            }
+            return response.map(|body| {
+                body.observed(move |progress| match progress {
+                    Progress::Piece(_) => {}
+                    Progress::End(bytes, ending) => note(bytes, ending),
+                })
+            });
         }
         if let Some(note) = &popularity {
             note.note(worker, 0);
@@ -97,10 +133,11 @@ impl Accounted {
                         counters.pushed_sent(number, bytes);
                     }
                 }
-                Progress::End(bytes) => {
+                Progress::End(bytes, ending) => {
                     if let Some(note) = &popularity {
                         worker.note_sent(note.hash, bytes);
                     }
+                    note(bytes, ending);
                     if let Some(on_end) = on_end.take() {
                         on_end();
                     }
@@ -110,25 +147,41 @@ impl Accounted {
     }
 }
 
-/// Counts an answer, without the bytes of its body.
+fn is_bodyless(status: StatusCode) -> bool {
+    status.is_informational() || matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED)
+}
+
+/// Names the request in an error that this node makes, for programs and for people.
+fn name_request(response: &mut Response<ClientBody>, id: &RequestId) {
+    let Some(value) = response.headers_mut().get_mut(PROXY_STATUS) else {
+        return;
+    };
+    *value = status::with_request_id(value, id.as_str());
+    let line = format!("request id: {}\n", id.as_str());
+    response.body_mut().append(line.as_bytes());
+}
+
+/// Counts an answer, without the bytes of its body; returns the time that it took.
 pub(super) fn count(
     worker: &Worker,
     counters: &SiteCounters,
     outcome: &Outcome,
     status: StatusCode,
     began: Instant,
-) {
+) -> Duration {
+    let took = began.elapsed();
     counters.answered(worker.number, outcome.label, status.as_u16());
     worker
         .edge
         .metrics
-        .took(worker.number, outcome.forward.is_some(), began.elapsed());
+        .took(worker.number, outcome.forward.is_some(), took);
     tracing::debug!(
         answer = outcome.label.as_str(),
         forward = outcome.forward.map(ForwardReason::as_str),
         status = status.as_u16(),
         "answered"
     );
+    took
 }
 
 /// What popularity and the counters of pushes learn from an answer.

@@ -16,7 +16,7 @@ use nearcast_http_rules::vary;
 use super::check::Request;
 use crate::client_body::ClientBody;
 use crate::origin::OriginError;
-use crate::peer::REVISION;
+use crate::peer::{REVISION, state_scheme};
 use crate::stored::response::StoredResponse;
 use nearcast_fleet::report::CacheStatus;
 
@@ -126,6 +126,7 @@ pub(super) fn add_status_fields(request: &Request, outcome: &Outcome, fields: &m
         // The node stores the origin's response, without this hop.
         fields.remove(VIA);
         fields.insert(REVISION, HeaderValue::from(request.revision));
+        state_scheme(fields, request.scheme);
         return;
     }
     let field = (outcome.not_stored == Some(NotStored::RequestFields))

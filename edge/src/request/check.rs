@@ -13,15 +13,19 @@ use http::uri::PathAndQuery;
 use http::{HeaderMap, HeaderValue, Method, StatusCode, Version};
 use hyper::body::Incoming;
 use nearcast_http_rules::forward::{self, Loop, MaxForwards};
-use nearcast_http_rules::key::{self, Host, MethodClass, stored_scheme};
+use nearcast_http_rules::key::{self, Host, MethodClass};
+use nearcast_http_rules::proxies::{self, Seen};
 use nearcast_http_rules::request_fields;
 use nearcast_http_rules::status::ProxyError;
 use parking_lot::Mutex;
 
+use super::trail::Trail;
 use crate::edge::{Edge, Worker};
 use crate::interim::InterimSender;
 use crate::origin::Target;
-use crate::peer::{PEER, is_peer};
+use crate::peer::{self, PEER, is_peer};
+use crate::proxies::TrustedProxies;
+use crate::serve::handshake::TlsInfo;
 use crate::site::{Site, Sites};
 
 /// The path of health checks, under any host. The fleet file may name another one.
@@ -61,6 +65,9 @@ pub(super) fn may_be_health_check(edge: &Edge, path: &str) -> bool {
 pub(crate) struct ClientConnection {
     address: IpAddr,
     scheme: &'static str,
+    /// The address is a trusted proxy's, and each request may name its client.
+    is_proxy: bool,
+    tls: Option<Arc<TlsInfo>>,
     last_host: Arc<Mutex<LastHost>>,
 }
 
@@ -69,11 +76,69 @@ impl ClientConnection {
         Self {
             address,
             scheme,
+            is_proxy: false,
+            tls: None,
             last_host: Arc::default(),
         }
     }
 
-    pub(super) fn scheme(&self) -> &'static str {
+    /// The connection of a trusted proxy, whose requests name their clients.
+    pub(crate) fn through_proxy(self) -> Self {
+        Self {
+            is_proxy: true,
+            ..self
+        }
+    }
+
+    /// The same with TLS.
+    pub(crate) fn with_tls(self, tls: TlsInfo) -> Self {
+        Self {
+            tls: Some(Arc::new(tls)),
+            ..self
+        }
+    }
+
+    /// `None` where the connection has no TLS.
+    pub(crate) fn tls(&self) -> Option<&TlsInfo> {
+        self.tls.as_deref()
+    }
+
+    /// The address of the connection's other end: of the client, or of a trusted proxy. The client
+    /// of one request is in [`ClientConnection::seen`].
+    pub(crate) fn address(&self) -> IpAddr {
+        self.address
+    }
+
+    /// The version of TLS, as the log names it.
+    pub(super) fn tls_version(&self) -> Option<&'static str> {
+        self.tls.as_ref().map(|tls| tls.version)
+    }
+
+    /// Whether a trusted proxy sends these requests.
+    pub(crate) fn is_proxied(&self) -> bool {
+        self.is_proxy
+    }
+
+    /// The client of a request on this connection: by the fields of the request where a trusted
+    /// proxy sent it.
+    pub(crate) fn seen<'a>(
+        &self,
+        trusted: &TrustedProxies,
+        fields: impl Iterator<Item = (&'a str, &'a [u8])>,
+    ) -> Seen {
+        let connection = (self.address, self.scheme);
+        match self.is_proxy {
+            true => proxies::stated(connection, fields, |address| trusted.contains(address)),
+            false => Seen {
+                address: self.address,
+                scheme: self.scheme,
+                is_malformed: false,
+            },
+        }
+    }
+
+    /// `http` or `https`.
+    pub(crate) fn scheme(&self) -> &'static str {
         self.scheme
     }
 
@@ -112,9 +177,17 @@ pub(super) struct Request {
     pub(super) revision: u64,
     /// Where interim responses go; `None` where the client gets none.
     pub(super) interim: Option<InterimSender>,
+    pub(super) trail: Arc<Trail>,
 }
 
 impl Request {
+    /// The site's `Strict-Transport-Security`, where the client asked by `https` (RFC 6797 section
+    /// 7.2).
+    pub(super) fn transport_security(&self) -> Option<&HeaderValue> {
+        let is_due = self.scheme == "https" && !self.is_peer;
+        self.site.hsts.as_ref().filter(|_| is_due)
+    }
+
     /// The origin to which the request goes where it is forwarded.
     pub(super) fn target(&self) -> &Arc<Target> {
         self.site
@@ -154,6 +227,7 @@ impl Rejection {
 pub(super) fn check(
     worker: &Arc<Worker>,
     client: &ClientConnection,
+    trail: &Arc<Trail>,
     interim: Option<InterimSender>,
     request: http::Request<Option<Incoming>>,
 ) -> Result<(Request, Option<Incoming>), Rejection> {
@@ -173,8 +247,10 @@ pub(super) fn check(
         host_field,
         site,
         ..
-    } = find_host(&head, &mut last_host, &sites)?;
-    let (path, url) = find_target(&head, client.scheme, host)?;
+    } = find_host(&head, client.tls(), &mut last_host, &sites)?;
+    let is_peer = is_peer(&head.headers, &sites.peer_secrets);
+    let seen = seen_by(worker, client, &sites, &head, is_peer);
+    let (path, url) = find_target(&head, seen.scheme, host)?;
 
     let loop_id = sites
         .loop_id
@@ -196,7 +272,7 @@ pub(super) fn check(
     let request = Request {
         worker: worker.clone(),
         site: site.clone(),
-        scheme: client.scheme,
+        scheme: seen.scheme,
         hash: worker.edge.index.hash(&url),
         url,
         method: head.method,
@@ -206,20 +282,46 @@ pub(super) fn check(
             true => worker.no_fields.clone(),
             false => Arc::new(request_fields::keyed(&head.headers, &site.cache)),
         },
-        is_peer: is_peer(&head.headers, &sites.peer_secrets),
+        is_peer,
         fields: Arc::new(head.headers),
         loop_id,
-        address: client.address,
+        address: seen.address,
         began_ms: worker.edge.clock.unix_ms(),
         revision: worker.edge.generations.revision(),
         interim,
+        trail: trail.clone(),
     };
     Ok((request, body))
+}
+
+/// The client of a request. A node of the cluster states the scheme of the URL that it asks for.
+fn seen_by(
+    worker: &Worker,
+    client: &ClientConnection,
+    sites: &Sites,
+    head: &Parts,
+    is_peer: bool,
+) -> Seen {
+    if is_peer {
+        return Seen {
+            address: client.address,
+            scheme: peer::scheme(&head.headers),
+            is_malformed: false,
+        };
+    }
+    let fields = head.headers.iter();
+    let fields = fields.map(|(name, value)| (name.as_str(), value.as_bytes()));
+    let seen = client.seen(&sites.trusted_proxies, fields);
+    if seen.is_malformed {
+        worker.edge.proxy_counters.note_malformed();
+    }
+    seen
 }
 
 /// The host that a request names, and its site.
 fn find_host<'a>(
     head: &Parts,
+    tls: Option<&TlsInfo>,
     last_host: &'a mut LastHost,
     sites: &Arc<Sites>,
 ) -> Result<&'a KnownHost, Rejection> {
@@ -263,6 +365,15 @@ fn find_host<'a>(
             "no site of this network has that host\n",
         ));
     };
+    // Browsers use a connection for other hosts that its certificate covers, and repeat a request on
+    // another one after a 421 (RFC 9110 sections 7.4 and 15.5.20).
+    if tls.is_some_and(|tls| !tls.covers(host.as_str())) {
+        return Err(Rejection::new(
+            StatusCode::MISDIRECTED_REQUEST,
+            ProxyError::HttpRequestDenied,
+            "the certificate of this connection does not cover that host\n",
+        ));
+    }
     Ok(last_host.keep(KnownHost {
         named: named.into(),
         sites: sites.clone(),
@@ -294,7 +405,7 @@ fn find_target(
         path => path,
     };
     let mut url = String::new();
-    let written = host.write_url(stored_scheme(scheme), key_path, &mut url);
+    let written = host.write_url(scheme, key_path, &mut url);
     written.map_err(|error| {
         Rejection::new(
             error.status(),
@@ -347,7 +458,12 @@ mod tests {
             origins: crate::origin::SiteOrigins::single(Target::peer(([127, 0, 0, 1], 80).into())),
             origin_host: None,
             cache: nearcast_fleet::config::CachePolicy::default(),
+            compression: crate::compress::SiteCompression::new(
+                nearcast_fleet::config::CompressionPolicy::default(),
+            ),
             purge: nearcast_fleet::config::PurgePolicy::default(),
+            redirects_to_https: false,
+            hsts: None,
             counters: metrics.site("www"),
             warned_ms: std::sync::atomic::AtomicU64::new(0),
         });

@@ -1,5 +1,5 @@
-//! A stored response made into the response to one client: conditions, ranges and body. Slices that
-//! are missing are fetched while the body is read.
+//! A stored response made into the response to one client: its form, conditions, ranges and body.
+//! Slices that are missing are fetched while the body is read.
 //!
 //! Follows RFC 9110 sections 13 (conditions) and 14 (ranges).
 
@@ -9,6 +9,7 @@ use bytes::Bytes;
 use futures_util::stream;
 use http::header::{CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE};
 use http::{HeaderMap, Method, Response, StatusCode};
+use nearcast_http_rules::compress::{self, Form};
 use nearcast_http_rules::conditional::{self, Precondition};
 use nearcast_http_rules::forward::{self, ClientFields};
 use nearcast_http_rules::range::{self, ByteRange, ContentRange, Multipart, Part};
@@ -17,13 +18,15 @@ use nearcast_http_rules::vary;
 
 use super::answer::{Answered, plain};
 use super::check::Request;
+use super::form::{Begun, begin, choose_form, set_form};
 use super::to_origin::origin_request;
-use crate::body::{Fill, Next, Reader};
+use crate::body::{Content, Fill, Next, Reader};
 use crate::client_body::{BodyCut, ClientBody, Pieces};
 use crate::forward::{OriginRequest, refill};
 use crate::origin::OriginError;
 use crate::store::Pool;
 use crate::stored::response::StoredResponse;
+use nearcast_fleet::config::Coding;
 use nearcast_fleet::report::CacheStatus;
 
 /// How often one body fetches missing slices without a byte in between.
@@ -68,13 +71,26 @@ enum Delivery {
     Body(Part),
 }
 
-/// Decides which part of a stored response answers a request. `length` is that of the whole, where
-/// it is known.
+/// The form of a stored response that a client gets, and its body.
+struct Shown {
+    form: Form,
+    content: Arc<Content>,
+}
+
+impl Shown {
+    fn is_coded(&self) -> bool {
+        matches!(self.form, Form::Coded(_))
+    }
+}
+
+/// Decides which part of a form of a stored response answers a request. `stored` are the fields of
+/// that form; `length` is that of the whole, where it is known.
 fn choose_delivery(
     method: &Method,
     fields: &HeaderMap,
     status: StatusCode,
     stored: &HeaderMap,
+    is_coded: bool,
     length: Option<u64>,
 ) -> Delivery {
     let is_range_valid = match conditional::evaluate(method, fields, status, stored) {
@@ -85,6 +101,7 @@ fn choose_delivery(
     if method == Method::HEAD || status == StatusCode::NO_CONTENT {
         return Delivery::Head;
     }
+    let is_range_valid = is_range_valid && (!is_coded || compress::may_have_range(fields));
     let specs = match is_range_valid && status == StatusCode::OK {
         true => range::requested(method, fields),
         false => None,
@@ -101,22 +118,39 @@ async fn deliver_from(
     stored: &Arc<StoredResponse>,
     mut outcome: Outcome,
     age: Option<u64>,
-    filling: Option<Reader>,
+    mut filling: Option<Reader>,
 ) -> Result<Answered, Undelivered> {
-    let length = stored.content.length();
-    let is_rangeable = stored.status == StatusCode::OK && length.is_some();
-    let via = &request.worker.edge.via;
+    let mut shown = Shown {
+        form: choose_form(request, stored),
+        content: stored.content.clone(),
+    };
+    let mut decided = decide(request, stored, age, shown.form, None);
+    if let Form::Coded(coding) = shown.form {
+        let number = compress::number(coding);
+        let coded = match decided.1 {
+            Delivery::NotModified => stored.content.usable_coded(number),
+            _ => coded_content(request, stored, coding, &mut outcome, &mut filling).await?,
+        };
+        let is_head = request.method == Method::HEAD;
+        if coded.is_none() && !is_head && decided.1 != Delivery::NotModified {
+            shown.form = Form::Identity;
+        }
+        decided = decide(request, stored, age, shown.form, coded.as_deref());
+        if let Some(coded) = coded {
+            shown.content = coded;
+            filling = None;
+        }
+    }
+
+    let (fields, delivery) = decided;
+    // The length of a coded body that is not there is unknown.
+    let length = match shown.is_coded() && Arc::ptr_eq(&shown.content, &stored.content) {
+        true => None,
+        false => shown.content.length(),
+    };
     let mut response = Response::new(ClientBody::empty());
     *response.status_mut() = stored.status;
-    *response.headers_mut() = forward::stored(&stored.fields, age, is_rangeable, via);
-
-    let delivery = choose_delivery(
-        &request.method,
-        &request.fields,
-        stored.status,
-        &stored.fields,
-        length,
-    );
+    *response.headers_mut() = fields;
     let fields = response.headers_mut();
     match delivery {
         Delivery::NotModified => {
@@ -138,8 +172,9 @@ async fn deliver_from(
         }
         Delivery::Body(part) => {
             let (status, body) =
-                deliver_part(request, stored, part, fields, &mut outcome, filling).await?;
+                deliver_part(request, stored, &shown, part, fields, &mut outcome, filling).await?;
             stored.content.body.touch();
+            shown.content.body.touch();
             *response.status_mut() = status;
             *response.body_mut() = body;
         }
@@ -151,16 +186,91 @@ async fn deliver_from(
     })
 }
 
-/// Sets the fields of one part of a stored response, and gives its status and body.
+/// The fields of a form of a stored response, and the part of it that answers a request. `coded` is
+/// the coded form, once there is one.
+fn decide(
+    request: &Request,
+    stored: &StoredResponse,
+    age: Option<u64>,
+    form: Form,
+    coded: Option<&Content>,
+) -> (HeaderMap, Delivery) {
+    let is_coded = matches!(form, Form::Coded(_));
+    let identity_length = stored.content.length();
+    let is_rangeable = stored.status == StatusCode::OK && identity_length.is_some();
+    let via = &request.worker.edge.via;
+    let mut fields = forward::stored(&stored.fields, age, is_rangeable, via);
+    set_form(&mut fields, form, coded, &request.fields);
+
+    let delivery = choose_delivery(
+        &request.method,
+        &request.fields,
+        stored.status,
+        &fields,
+        is_coded,
+        match is_coded {
+            true => coded.and_then(Content::length),
+            false => identity_length,
+        },
+    );
+    (fields, delivery)
+}
+
+/// The coded form of a stored response, which is begun where it is not there. `None` where the
+/// client gets another one. A form whose body is short and stored is waited for, so that its length
+/// is known.
+async fn coded_content(
+    request: &Request,
+    stored: &Arc<StoredResponse>,
+    coding: Coding,
+    outcome: &mut Outcome,
+    filling: &mut Option<Reader>,
+) -> Result<Option<Arc<Content>>, Undelivered> {
+    let number = compress::number(coding);
+    let is_at_hand = stored.content.whole_in_memory().is_some();
+    // A HEAD fetches no body.
+    if request.method == Method::HEAD && !is_at_hand {
+        return Ok(stored.content.usable_coded(number));
+    }
+    let coded = match begin(request, stored, coding) {
+        Begun::Identity => return Ok(None),
+        Begun::Found(coded) => coded,
+        Begun::New(new) => {
+            let coded = new.content.clone();
+            let reader = filling
+                .take()
+                .unwrap_or_else(|| stored.content.reader(0, stored.content.length()));
+            let identity = Shown {
+                form: Form::Identity,
+                content: stored.content.clone(),
+            };
+            match read(request, stored, &identity, reader, outcome).await {
+                Ok(pieces) => new.start(stored, pieces),
+                Err(undelivered) => {
+                    new.give_up(stored);
+                    return Err(undelivered);
+                }
+            }
+            coded
+        }
+    };
+    if is_at_hand && (!coded.fills_ended().await || stored.content.is_coded_refused(number)) {
+        return Ok(None);
+    }
+    Ok(Some(coded))
+}
+
+/// Sets the fields of one part of a form of a stored response, and gives its status and body.
 async fn deliver_part(
     request: &Request,
     stored: &Arc<StoredResponse>,
+    shown: &Shown,
     part: Part,
     fields: &mut HeaderMap,
     outcome: &mut Outcome,
     filling: Option<Reader>,
 ) -> Result<(StatusCode, ClientBody), Undelivered> {
-    let content = &stored.content;
+    let content = &shown.content;
     let length = content.length();
     match part {
         Part::Unsatisfiable => {
@@ -177,7 +287,7 @@ async fn deliver_part(
                 Some(bytes) => ClientBody::whole(bytes),
                 None => {
                     let reader = filling.unwrap_or_else(|| content.reader(0, length));
-                    let pieces = read(request, stored, reader, outcome).await?;
+                    let pieces = read(request, stored, shown, reader, outcome).await?;
                     ClientBody::stream(pieces, length)
                 }
             };
@@ -192,7 +302,7 @@ async fn deliver_part(
             fields.insert(CONTENT_RANGE, content_range.to_value());
             fields.insert(CONTENT_LENGTH, range.length().into());
             let reader = content.reader(range.first, Some(range.end()));
-            let pieces = read(request, stored, reader, outcome).await?;
+            let pieces = read(request, stored, shown, reader, outcome).await?;
             let body = ClientBody::stream(pieces, Some(range.length()));
             Ok((StatusCode::PARTIAL_CONTENT, body))
         }
@@ -200,7 +310,9 @@ async fn deliver_part(
             let is_missing =
                 |range: &ByteRange| !content.is_filling() && !content.has(range.first, range.end());
             if content.validator.is_none() && ranges.iter().any(is_missing) {
-                request.worker.edge.unpublish(stored);
+                if !shown.is_coded() {
+                    request.worker.edge.unpublish(stored);
+                }
                 return Err(Undelivered::LookUpAgain);
             }
             let boundary = format!(
@@ -211,7 +323,7 @@ async fn deliver_part(
             let frame = Multipart::new(&boundary, media_type, ranges, length.unwrap_or(0));
             fields.insert(CONTENT_TYPE, frame.content_type());
             fields.insert(CONTENT_LENGTH, frame.content_length().into());
-            let pieces = multipart(request, stored, &frame, outcome);
+            let pieces = multipart(request, stored, shown, &frame, outcome);
             let body = ClientBody::stream(pieces, Some(frame.content_length()));
             Ok((StatusCode::PARTIAL_CONTENT, body))
         }
@@ -223,14 +335,20 @@ async fn deliver_part(
 async fn read(
     request: &Request,
     stored: &Arc<StoredResponse>,
+    shown: &Shown,
     reader: Reader,
     outcome: &mut Outcome,
 ) -> Result<Pieces, Undelivered> {
     let is_first_hand = outcome.label == CacheStatus::Miss;
-    let mut reading = Reading::new(request, stored, reader, outcome);
+    let content = &shown.content;
+    let mut reading = Reading::new(request, stored, shown, reader, outcome);
     let (at, end) = reading.reader.range();
-    if !stored.content.is_filling() || !stored.content.has_or_awaits(at) {
-        let is_whole = end.is_none_or(|end| stored.content.has(at, end));
+    if !content.is_filling() || !content.has_or_awaits(at) {
+        let is_whole = end.is_none_or(|end| content.has(at, end));
+        // It is made anew as a whole.
+        if !is_whole && shown.is_coded() {
+            return Err(Undelivered::LookUpAgain);
+        }
         if !is_whole && !is_first_hand {
             if stored.content.validator.is_none() {
                 request.worker.edge.unpublish(stored);
@@ -263,14 +381,15 @@ fn pieces(reading: Reading) -> Pieces {
 fn multipart(
     request: &Request,
     stored: &Arc<StoredResponse>,
+    shown: &Shown,
     frame: &Multipart,
     outcome: &Outcome,
 ) -> Pieces {
     let mut parts: Vec<MultipartPiece> = Vec::new();
     for (number, ByteRange { first, last }) in frame.ranges().iter().enumerate() {
         parts.push(MultipartPiece::Text(frame.head(number).into()));
-        let reader = stored.content.reader(*first, Some(last + 1));
-        let reading = Reading::new(request, stored, reader, outcome);
+        let reader = shown.content.reader(*first, Some(last + 1));
+        let reading = Reading::new(request, stored, shown, reader, outcome);
         parts.push(MultipartPiece::Range(Box::new(reading)));
     }
     parts.push(MultipartPiece::Text(frame.tail().into()));
@@ -298,11 +417,13 @@ enum MultipartPiece {
     Range(Box<Reading>),
 }
 
-/// A body that is read for one client. Asks the origin for missing slices; most bodies have none.
+/// A body that is read for one client. Asks the origin for missing slices; most bodies have none. A
+/// coded form is made here, so its missing slices cannot be fetched.
 struct Reading {
     reader: Reader,
     stored: Arc<StoredResponse>,
     request: Request,
+    is_coded: bool,
     /// The response is for this client alone.
     is_unshared: bool,
     /// A piece that was read ahead.
@@ -315,6 +436,7 @@ impl Reading {
     fn new(
         request: &Request,
         stored: &Arc<StoredResponse>,
+        shown: &Shown,
         reader: Reader,
         outcome: &Outcome,
     ) -> Self {
@@ -322,6 +444,7 @@ impl Reading {
             reader,
             stored: stored.clone(),
             request: request.clone(),
+            is_coded: shown.is_coded(),
             is_unshared: outcome.label == CacheStatus::Miss && !outcome.is_stored,
             first: None,
             refills: 0,
@@ -333,7 +456,10 @@ impl Reading {
         if let Some(first) = self.first.take() {
             return Ok(Some(first));
         }
-        if !std::mem::replace(&mut self.has_begun, true) && self.stored.content.is_filling() {
+        if !std::mem::replace(&mut self.has_begun, true)
+            && !self.is_coded
+            && self.stored.content.is_filling()
+        {
             let (at, end) = self.reader.range();
             refill::seek_ahead(&self.origin_request(), &self.stored, at, end);
         }
@@ -357,6 +483,9 @@ impl Reading {
 
     /// Whether missing slices may be fetched; `failure` is why their fill ended.
     fn may_refill(&self, failure: Option<OriginError>) -> Result<(), OriginError> {
+        if self.is_coded {
+            return Err(failure.unwrap_or(OriginError::Incomplete));
+        }
         // Another node takes the rest from the origin itself, within its own order.
         if self.request.is_peer {
             return Err(OriginError::BetweenBytesTimeout);
@@ -486,7 +615,7 @@ mod tests {
         for (method, fields, status, length, expected) in table {
             let status = StatusCode::from_u16(status).expect("valid");
             assert_eq!(
-                choose_delivery(&method, &map(fields), status, &stored, length),
+                choose_delivery(&method, &map(fields), status, &stored, false, length),
                 expected,
                 "{method} {fields:?} {status} {length:?}"
             );

@@ -6,13 +6,13 @@
 
 use std::borrow::Cow;
 use std::sync::Arc;
-use std::time::Instant;
 
-use http::header::CONNECTION;
+use http::header::{CONNECTION, LOCATION};
 use http::{HeaderValue, Response, StatusCode};
 use http_body::Body;
 use hyper::body::Incoming;
 use nearcast_http_rules::decide::{Decision, Route, Terms, decide, route};
+use nearcast_http_rules::https::{self, STRICT_TRANSPORT_SECURITY};
 use nearcast_http_rules::not_stored::NotStored;
 use nearcast_http_rules::status::{ForwardReason, Outcome, ProxyError};
 
@@ -25,6 +25,7 @@ use super::miss::{Step, forward_or_follow};
 use super::pass::{pass, pass_conditional, pass_unsafe};
 use super::purge_request;
 use super::stale::{Stale, revalidate_in_background};
+use super::trail::Trail;
 use crate::client_body::ClientBody;
 use crate::edge::Worker;
 use crate::forward::Turns;
@@ -37,42 +38,49 @@ pub(crate) async fn serve(
     worker: Arc<Worker>,
     client: ClientConnection,
     interim: Option<InterimSender>,
-    request: http::Request<Option<Incoming>>,
+    mut request: http::Request<Option<Incoming>>,
     on_end: impl FnOnce() + Send + 'static,
 ) -> Response<ClientBody> {
-    let began = Instant::now();
-    let accounted = respond(&worker, &client, interim, request).await;
-    accounted.conclude(&worker, began, on_end)
+    let trail = Trail::begin(&worker, &client, &mut request);
+    let accounted = respond(&worker, &client, &trail, interim, request).await;
+    accounted.conclude(&worker, trail, on_end)
 }
 
 /// The answer to input that is no request which could be handled.
 pub(crate) fn refuse(
     worker: &Arc<Worker>,
+    client: &ClientConnection,
     status: StatusCode,
     error: ProxyError,
     text: Cow<'static, str>,
 ) -> Response<ClientBody> {
     let answered = Answered::refused(&worker.edge.name, status, error, text);
-    Accounted::without_site(answered).conclude(worker, Instant::now(), || ())
+    Accounted::without_site(answered).conclude(worker, Trail::of_refused(worker, client), || ())
 }
 
 async fn respond(
     worker: &Arc<Worker>,
     client: &ClientConnection,
+    trail: &Arc<Trail>,
     interim: Option<InterimSender>,
     request: http::Request<Option<Incoming>>,
 ) -> Accounted {
     let edge = &worker.edge;
     if let Some(health) = check_health(edge, &request) {
+        trail.forget();
         return Accounted::without_site(match health {
             Ok(()) => Answered::local(StatusCode::OK, "ok\n"),
             Err(text) => Answered::local(StatusCode::SERVICE_UNAVAILABLE, text),
         });
     }
-    let (request, body) = match check(worker, client, interim, request) {
+    let (request, body) = match check(worker, client, trail, interim, request) {
         Ok(checked) => checked,
         Err(rejection) => return Accounted::without_site(reject(&edge.name, rejection)),
     };
+
+    if let Some(answered) = redirect_to_https(&request) {
+        return Accounted::of_site(&request.site, answered);
+    }
 
     let body_bytes_max = request.site.origins.limits().request_bytes_max;
     if let (Some(body), Some(most)) = (&body, body_bytes_max)
@@ -107,8 +115,33 @@ async fn respond(
         }
         Step::Fail { reason, error } => failed(&request, error, reason),
     };
-    add_status_fields(&request, &answered.outcome, answered.response.headers_mut());
+    let fields = answered.response.headers_mut();
+    add_status_fields(&request, &answered.outcome, fields);
+    if let Some(value) = request.transport_security() {
+        fields.insert(STRICT_TRANSPORT_SECURITY, value.clone());
+    }
     Accounted::of_request(&request, answered)
+}
+
+/// The redirect of a client without TLS, where the site wants TLS. Other nodes and purges are no
+/// clients of the site.
+pub(super) fn redirect_to_https(request: &Request) -> Option<Answered> {
+    let is_exempt =
+        request.scheme == "https" || request.is_peer || purge_request::is_purge(&request.method);
+    if is_exempt || !request.site.redirects_to_https {
+        return None;
+    }
+    let sites = request.worker.edge.sites.load();
+    let host = request.host.to_str().ok()?;
+    let (status, target) = https::redirect(
+        &request.method,
+        host,
+        sites.https_port,
+        request.path.as_str(),
+    )?;
+    let mut response = plain(status, "this site is served by https\n");
+    response.headers_mut().insert(LOCATION, target);
+    Some(Answered::new(response, Outcome::local("https")))
 }
 
 pub(super) fn reject(node: &str, rejection: Rejection) -> Answered {

@@ -7,20 +7,26 @@ use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
 use bytes::Bytes;
-use http::header::{AGE, CONTENT_LENGTH};
-use http::{HeaderMap, HeaderValue, StatusCode};
+use http::header::{ACCEPT_ENCODING, AGE, CONTENT_LENGTH};
+use http::{HeaderMap, HeaderValue, StatusCode, Version};
+use nearcast_http_rules::compress::{self, Accepted, Form};
 use nearcast_http_rules::decide::{self, Decision, Terms, decide};
-use nearcast_http_rules::key::{self, stored_scheme};
+use nearcast_http_rules::https::STRICT_TRANSPORT_SECURITY;
+use nearcast_http_rules::key;
 use nearcast_http_rules::status::{ForwardReason, Outcome};
 use nearcast_http_rules::{forward, vary};
 
 use super::account;
 use super::check::{ClientConnection, Request, may_be_health_check};
+use super::form::set_form;
+use crate::access_log::EntryOfHit;
+use crate::body::Content;
 use crate::edge::{Edge, Worker};
+use crate::site::Site;
 use crate::store::Pool;
 use crate::stored::generations::PurgeState;
 use crate::stored::index::Variants;
-use crate::stored::response::StoredResponse;
+use crate::stored::response::{CodedHead, StoredResponse};
 use nearcast_fleet::report::CacheStatus;
 
 /// The stored response that a request selects.
@@ -107,6 +113,7 @@ pub(crate) struct HitRequest<'a, F> {
     pub(crate) host: &'a str,
     /// In origin form.
     pub(crate) path: &'a str,
+    pub(crate) version: Version,
     /// Names and values of its fields.
     pub(crate) fields: F,
     /// It has directives on the use of stored responses.
@@ -117,10 +124,64 @@ pub(crate) struct HitRequest<'a, F> {
 pub(crate) struct Hit {
     /// Its only member is the stored response.
     variants: Variants,
+    form: HitForm,
     /// Seconds, for `Age`.
     pub(crate) age: u64,
     pub(crate) outcome: Outcome,
     pub(crate) body: Bytes,
+    /// The site's `Strict-Transport-Security`, where the client asked by `https`.
+    hsts: Option<HeaderValue>,
+}
+
+/// The form of the stored response that the client gets.
+enum HitForm {
+    Only,
+    /// Without a coding, of a response that has coded forms.
+    Identity,
+    Coded {
+        form: Form,
+        content: Arc<Content>,
+        head: Arc<CodedHead>,
+    },
+}
+
+impl HitForm {
+    /// The form that a request gets; `None` where the ordinary path has to decide on it or to make
+    /// it.
+    fn of<'a>(
+        stored: &StoredResponse,
+        site: &Site,
+        has_directives: bool,
+        fields: impl Iterator<Item = (&'a str, &'a [u8])>,
+    ) -> Option<Self> {
+        let policy = &site.compression;
+        if !stored.is_compressible(policy)
+            || !compress::is_fit_length(stored.content.length(), &policy.policy)
+        {
+            return Some(Self::Only);
+        }
+        // One of them may be `no-transform`.
+        if has_directives {
+            return None;
+        }
+        let lines = fields
+            .filter(|(name, _)| name.eq_ignore_ascii_case(ACCEPT_ENCODING.as_str()))
+            .map(|(_, value)| value);
+        let Some(coding) = Accepted::of(lines).preferred(&policy.policy.codings) else {
+            return Some(Self::Identity);
+        };
+        let number = compress::number(coding);
+        if stored.content.is_coded_refused(number) {
+            return Some(Self::Identity);
+        }
+        let slot = stored.content.coded(number)?;
+        let content = slot.as_ref().filter(|content| !content.is_filling())?;
+        Some(Self::Coded {
+            form: Form::Coded(coding),
+            content: content.clone(),
+            head: stored.coded_head(number, content),
+        })
+    }
 }
 
 impl Hit {
@@ -132,12 +193,26 @@ impl Hit {
         self.stored().status
     }
 
-    /// The fields that are the same for every client at any time: all but `Age` and `Cache-Status`.
+    /// `Strict-Transport-Security`: the site's, which may change at any time, or the origin's.
+    pub(crate) fn transport_security(&self) -> Option<&HeaderValue> {
+        let of_origin = || self.stored().fields.get(STRICT_TRANSPORT_SECURITY);
+        self.hsts.as_ref().or_else(of_origin)
+    }
+
+    /// The fields that are the same for every client at any time: all but `Age`, `Cache-Status` and
+    /// [`Hit::transport_security`].
     pub(crate) fn lasting_fields(&self, via: &HeaderValue) -> HeaderMap {
         let stored = self.stored();
         let mut fields =
             forward::stored(&stored.fields, None, stored.status == StatusCode::OK, via);
         fields.remove(AGE);
+        fields.remove(STRICT_TRANSPORT_SECURITY);
+        let (form, coded) = match &self.form {
+            HitForm::Only => (Form::Only, None),
+            HitForm::Identity => (Form::Identity, None),
+            HitForm::Coded { form, content, .. } => (*form, Some(&**content)),
+        };
+        set_form(&mut fields, form, coded, &HeaderMap::new());
         if stored.status != StatusCode::NO_CONTENT {
             fields.insert(CONTENT_LENGTH, HeaderValue::from(self.body.len()));
         }
@@ -146,7 +221,20 @@ impl Hit {
 
     /// Where HTTP/1 keeps these fields as it writes them.
     pub(crate) fn http1_head(&self) -> &OnceLock<Box<[u8]>> {
-        &self.stored().http1_head
+        match &self.form {
+            HitForm::Only => &self.stored().http1_head,
+            HitForm::Identity => self.stored().varying_http1_head(),
+            HitForm::Coded { head, .. } => &head.http1,
+        }
+    }
+
+    /// Where HTTP/2 keeps these fields.
+    pub(crate) fn http2_fields(&self) -> &OnceLock<Box<HeaderMap>> {
+        match &self.form {
+            HitForm::Only => &self.stored().http2_fields,
+            HitForm::Identity => self.stored().varying_http2_fields(),
+            HitForm::Coded { head, .. } => &head.http2,
+        }
     }
 }
 
@@ -171,15 +259,20 @@ pub(crate) fn try_hit<'a>(
             return None;
         }
 
-        let scheme = stored_scheme(client.scheme());
-        known.host.write_url(scheme, request.path, url).ok()?;
+        let seen = client.seen(&sites.trusted_proxies, request.fields.clone());
+        let is_https = seen.scheme == "https";
+        // Both need an answer, or a count, of the ordinary path.
+        if seen.is_malformed || site.redirects_to_https && !is_https {
+            return None;
+        }
+        known.host.write_url(seen.scheme, request.path, url).ok()?;
         let hash = edge.index.hash(url);
         let variants = edge.index.variants(hash)?;
         let [stored] = &variants[..] else { return None };
         let is_soft_purged = is_soft_purged(edge, stored, url)?;
         if stored.content.is_filling()
             || !stored.keyed.is_empty()
-            || !vary::matches_exactly(&stored.fields, &stored.selecting, request.fields)
+            || !vary::matches_exactly(&stored.fields, &stored.selecting, request.fields.clone())
         {
             return None;
         }
@@ -193,22 +286,67 @@ pub(crate) fn try_hit<'a>(
         if outcome.label != CacheStatus::Hit {
             return None;
         }
-        let body = stored.content.whole_in_memory()?;
-        stored.content.body.touch();
-        stored.note_used(now.max(stored.freshness.received_ms));
+        let form = HitForm::of(stored, site, request.has_directives, request.fields.clone())?;
+        let content = match &form {
+            HitForm::Coded { content, .. } => content,
+            HitForm::Only | HitForm::Identity => &stored.content,
+        };
+        let body = content.whole_in_memory()?;
+        content.body.touch();
+        let size = stored.content.length().unwrap_or(0);
+        if stored.note_used(now.max(stored.freshness.received_ms)) {
+            stored.content.keep_in_memory();
+            stored.content.body.touch();
+        }
 
-        account::count(worker, &site.counters, &outcome, stored.status, began);
+        let took = account::count(worker, &site.counters, &outcome, stored.status, began);
         let sent = body.len() as u64;
         site.counters.sent(worker.number, outcome.label, sent);
-        worker.note_request(hash, &site.name, &stored.url, sent, sent);
+        worker.note_request(hash, &site.name, &stored.url, sent, size);
         if sent > 0 && stored.content.body.pool() == Pool::Pushed {
             site.counters.pushed_hit(worker.number, sent);
         }
+        worker.log.note_new(|is_logged| {
+            let [referer, user_agent] = match is_logged {
+                true => logged_fields(request.fields),
+                false => [&b""[..]; 2],
+            };
+            EntryOfHit {
+                began_ms: now,
+                client: seen.address,
+                host: request.host,
+                path: request.path,
+                version: request.version,
+                tls: client.tls_version(),
+                referer,
+                user_agent,
+                site: &site.name,
+                status: stored.status.as_u16(),
+                bytes: sent,
+                outcome: &outcome,
+                took,
+            }
+        });
         Some(Hit {
             variants,
+            form,
             age,
             outcome,
             body,
+            hsts: site.hsts.clone().filter(|_| is_https),
         })
     })
+}
+
+/// The values of `Referer` and `User-Agent`; empty where they are absent.
+fn logged_fields<'a>(fields: impl Iterator<Item = (&'a str, &'a [u8])>) -> [&'a [u8]; 2] {
+    let mut found = [&b""[..]; 2];
+    for (name, value) in fields {
+        if name.eq_ignore_ascii_case("referer") {
+            found[0] = value;
+        } else if name.eq_ignore_ascii_case("user-agent") {
+            found[1] = value;
+        }
+    }
+    found
 }

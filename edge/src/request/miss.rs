@@ -104,7 +104,8 @@ pub(super) async fn forward_or_follow(
     };
     let leader = match join {
         Join::Follower(follower) => {
-            return follow(request, follower.wait().await, reason, stale, turns).await;
+            let step = request.trail.waiting_for_origin(follower.wait()).await;
+            return follow(request, step, reason, stale, turns).await;
         }
         // Another forward request has brought a response since the look-up.
         Join::Leader(leader) if has_changed(request, stale.as_ref()) => {
@@ -124,7 +125,8 @@ pub(super) async fn forward_or_follow(
         Join::Alone => None,
     };
     let forward = forward_request(request, requester, stale.as_ref().map(|s| &s.response));
-    let forwarded = forward.spawn(leader).await;
+    let spawned = forward.spawn(leader);
+    let forwarded = request.trail.waiting_for_origin(spawned).await;
     let forwarded = forwarded.unwrap_or(Forwarded::Failed(OriginError::Terminated));
     answer_forwarded(request, forwarded, reason, stale).await
 }

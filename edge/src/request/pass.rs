@@ -10,6 +10,7 @@ use http::header::{CONTENT_LENGTH, CONTENT_LOCATION, IF_RANGE, LOCATION, RANGE};
 use http::response::Parts;
 use http::{HeaderMap, HeaderValue, Method, Response, StatusCode};
 use hyper::body::Incoming;
+use nearcast_http_rules::compress;
 use nearcast_http_rules::conditional::{self, HeadComparison};
 use nearcast_http_rules::forward::{self, ClientFields};
 use nearcast_http_rules::freshness::Exchange;
@@ -22,9 +23,10 @@ use nearcast_http_rules::storing::{self, RequestFacts};
 
 use super::answer::{Answered, failed};
 use super::check::Request;
+use super::form::passed_form;
 use super::stale::{Stale, has_distinct_fields};
 use super::to_origin::origin_fields;
-use crate::client_body::{BodyCut, ClientBody};
+use crate::client_body::{BodyCut, ClientBody, Pieces};
 use crate::edge::Edge;
 use crate::origin::{OriginBody, OriginError, OriginRequestBody};
 use crate::stored::generations::host_of;
@@ -104,7 +106,8 @@ async fn try_pass(
     }
     site.counters.asked_origin(worker.number);
 
-    let sent = worker.origins.send(request.target(), passed).await;
+    let sent = worker.origins.send(request.target(), passed);
+    let sent = request.trail.waiting_for_origin(sent).await;
     let received = sent.and_then(|response| match response.status().is_informational() {
         // No request is sent on with an upgrade, so no client can have asked for one.
         true => Err(OriginError::Protocol),
@@ -168,13 +171,20 @@ pub(super) fn pass_response(
             }
         }
     });
-    let mut response = Response::new(match is_bodyless {
-        true => ClientBody::empty(),
-        false => ClientBody::stream(Box::pin(pieces), length),
-    });
+    let mut response = Response::new(());
     *response.status_mut() = head.status;
     *response.headers_mut() = forward::passed(&head.headers, &request.worker.edge.via);
-    response
+    if head.status == StatusCode::NOT_MODIFIED {
+        compress::set_known_tag(&request.fields, response.headers_mut());
+    }
+    let pieces: Option<Pieces> = (!is_bodyless).then(|| Box::pin(pieces) as Pieces);
+    let length = match request.method == Method::HEAD {
+        // That of the body which a GET would get.
+        true => content_length(&head.headers),
+        false => length,
+    };
+    let body = passed_form(request, &mut response, length, pieces);
+    response.map(|()| body)
 }
 
 /// Bytes of the largest body that may be stored.

@@ -13,10 +13,10 @@ use http::header::{ALLOW, AUTHORIZATION, CACHE_CONTROL, CONTENT_TYPE, RETRY_AFTE
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode};
 use nearcast_fleet::admin;
 use nearcast_fleet::client::{Client, ClientError};
-use nearcast_fleet::config::{PurgePolicy, Secret};
+use nearcast_fleet::config::{Fleet, PurgePolicy, Secret};
 use nearcast_fleet::scope;
 use serde_json::{Value, json};
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, watch};
 
 use crate::client_body::ClientBody;
 use nearcast_http_rules::fields;
@@ -49,15 +49,6 @@ pub(crate) fn is_purge(method: &Method) -> bool {
 pub(crate) struct PurgeRelay {
     client: Client,
     permits: Arc<Semaphore>,
-}
-
-impl Default for PurgeRelay {
-    fn default() -> Self {
-        Self {
-            client: Client::new(),
-            permits: Arc::new(Semaphore::new(IN_FLIGHT_MAX)),
-        }
-    }
 }
 
 /// Where control is, and the key that a node shows there.
@@ -113,6 +104,14 @@ impl Refused {
 }
 
 impl PurgeRelay {
+    /// A relay that verifies control as the fleet file in force says.
+    pub(crate) fn new(fleet: watch::Receiver<Arc<Fleet>>) -> Self {
+        Self {
+            client: Client::following(fleet),
+            permits: Arc::new(Semaphore::new(IN_FLIGHT_MAX)),
+        }
+    }
+
     /// Answers a `PURGE`. Once control is purge, the purge goes on also when the client does not
     /// wait.
     pub(crate) async fn answer(
@@ -257,7 +256,7 @@ fn scopes(purge: &PurgeRequest<'_>) -> Result<Vec<Value>, Refused> {
     };
     if !TAG_LISTS.iter().any(|name| purge.fields.contains_key(name)) {
         return Ok(vec![
-            json!({"by": "url", "value": scope::canonical_key(purge.url)}),
+            json!({"by": "url", "value": scope::key_in_any_scheme(purge.url)}),
         ]);
     }
     let [commas, blanks @ ..] = TAG_LISTS;
@@ -455,7 +454,7 @@ mod tests {
             .join(" ");
         type Row<'a> = (&'a [&'a str], Result<Vec<Value>, &'a str>);
         let table: [Row<'_>; 9] = [
-            (&[], Ok(vec![url("http://a.test/caf%C3%A9?x=100%25")])),
+            (&[], Ok(vec![url("*://a.test/caf%C3%A9?x=100%25")])),
             (
                 &["cache-tag: a, \"b c\"", "cache-tag: é"],
                 Ok(vec![tag("a"), tag("b c"), tag("é")]),

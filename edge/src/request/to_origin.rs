@@ -9,7 +9,8 @@ use nearcast_http_rules::{conditional, range};
 
 use super::check::Request;
 use crate::forward::{ForwardRequest, OriginRequest, Requester, WantedSlices};
-use crate::peer::PEER;
+use crate::peer::{PEER, SCHEME};
+use crate::request_id::X_REQUEST_ID;
 use crate::store::Pool;
 use crate::stored::response::StoredResponse;
 
@@ -77,5 +78,7 @@ pub(super) fn origin_fields(
     };
     let mut fields = forward::to_origin(client, which, &by);
     fields.remove(&PEER);
+    fields.remove(&SCHEME);
+    fields.insert(X_REQUEST_ID, request.trail.id.to_field());
     fields
 }

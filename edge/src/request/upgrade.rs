@@ -5,7 +5,8 @@
 
 use nearcast_fleet::report::CacheStatus;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use http::header::{CONNECTION, UPGRADE};
 use http::{HeaderMap, HeaderValue, Response, StatusCode};
@@ -19,9 +20,11 @@ use nearcast_http_rules::status::{ForwardReason, Outcome};
 use super::account::{self, Accounted};
 use super::answer::{Answered, add_status_fields, failed};
 use super::check::{ClientConnection, Request, check, is_health_path};
-use super::handler::{reject, serve};
+use super::handler::{redirect_to_https, reject, serve};
 use super::pass::pass_response;
 use super::to_origin::origin_fields;
+use super::trail::{self, Trail};
+use crate::access_log::Ending;
 use crate::client_body::ClientBody;
 use crate::edge::Worker;
 use crate::metrics::UpgradePermit;
@@ -61,6 +64,10 @@ pub(crate) struct Tunnel {
     pub(crate) origin: TokioIo<hyper::upgrade::Upgraded>,
     pub(crate) idle_max: Duration,
     request: Request,
+    /// Bytes that were relayed to the client.
+    sent: Arc<AtomicU64>,
+    /// For the log, once the client gets its 101: what came of the request, and when.
+    begun: Option<(Outcome, Duration)>,
     /// Counts the tunnel for as long as it exists.
     _place: UpgradePermit,
 }
@@ -70,12 +77,31 @@ impl Tunnel {
     pub(crate) fn count(&self) -> impl FnMut(Relayed) + use<> {
         let counters = self.request.site.counters.clone();
         let number = self.request.worker.number;
+        let sent = self.sent.clone();
         move |relayed| {
             // The client gets the origin's bytes unchanged, so both are counted here.
             if let Relayed::ToClient(bytes) = relayed {
                 counters.received(number, bytes);
                 counters.sent(number, CacheStatus::Bypass, bytes);
+                sent.fetch_add(bytes, Ordering::Relaxed);
             }
+        }
+    }
+}
+
+/// A WebSocket is logged at its end.
+impl Drop for Tunnel {
+    fn drop(&mut self) {
+        if let Some((outcome, first_byte)) = &self.begun {
+            self.request.trail.note(&trail::Result {
+                site: &self.request.site.name,
+                is_peer: self.request.is_peer,
+                outcome,
+                status: StatusCode::SWITCHING_PROTOCOLS.as_u16(),
+                bytes: self.sent.load(Ordering::Relaxed),
+                first_byte: Some(*first_byte),
+                ending: Ending::Complete,
+            });
         }
     }
 }
@@ -88,30 +114,36 @@ pub(crate) async fn serve_upgrade(
     request: http::Request<Option<Incoming>>,
     on_end: impl FnOnce() + Send + 'static,
 ) -> Upgraded {
-    let began = Instant::now();
     let (head, _) = request.into_parts();
     let ordinary = http::Request::from_parts(head.clone(), None);
     if is_health_path(&ordinary) {
         return Upgraded::Response(serve(worker, client, None, ordinary, on_end).await);
     }
-    let upgrade = http::Request::from_parts(head, None);
-    let request = match check(&worker, &client, None, upgrade) {
+    let mut upgrade = http::Request::from_parts(head, None);
+    let trail = Trail::begin(&worker, &client, &mut upgrade);
+    let request = match check(&worker, &client, &trail, None, upgrade) {
         Ok((request, _)) => request,
         Err(rejection) => {
             let answered = reject(&worker.edge.name, rejection);
             let accounted = Accounted::without_site(answered);
-            return Upgraded::Response(accounted.conclude(&worker, began, on_end));
+            return Upgraded::Response(accounted.conclude(&worker, trail, on_end));
         }
     };
-    if request.site.origins.limits().upgrades_max == 0 {
+    let is_ordinary =
+        request.site.origins.limits().upgrades_max == 0 || redirect_to_https(&request).is_some();
+    if is_ordinary {
+        // The ordinary request is logged.
+        trail.forget();
         return Upgraded::Response(serve(worker, client, None, ordinary, on_end).await);
     }
 
     let counters = &request.site.counters;
     let mut answered = match ask_origin(&request).await {
-        Ok(Asked::Agreed(mut head, outcome, tunnel)) => {
+        Ok(Asked::Agreed(mut head, outcome, mut tunnel)) => {
             add_status_fields(&request, &outcome, head.headers_mut());
-            account::count(&worker, counters, &outcome, head.status(), began);
+            let first_byte =
+                account::count(&worker, counters, &outcome, head.status(), trail.began());
+            tunnel.begun = Some((outcome, first_byte));
             return Upgraded::Tunnel(head, tunnel);
         }
         Ok(Asked::Declined(answered)) => answered,
@@ -124,7 +156,7 @@ pub(crate) async fn serve_upgrade(
     };
     add_status_fields(&request, &answered.outcome, answered.response.headers_mut());
     let accounted = Accounted::of_site(&request.site, answered);
-    Upgraded::Response(accounted.conclude(&worker, began, on_end))
+    Upgraded::Response(accounted.conclude(&worker, trail, on_end))
 }
 
 /// The origin's answer to a request for a WebSocket.
@@ -155,7 +187,8 @@ async fn ask_origin(request: &Request) -> Result<Asked, OriginError> {
         forward_status: Some(status),
         ..Outcome::forwarded(CacheStatus::Bypass, ForwardReason::Bypass)
     };
-    match worker.origins.upgrade(request.target(), forward).await? {
+    let upgrade = worker.origins.upgrade(request.target(), forward);
+    match request.trail.waiting_for_origin(upgrade).await? {
         UpgradeAnswer::Switched(head, origin) => {
             if !names_websocket(&head.headers) {
                 return Err(OriginError::Protocol);
@@ -168,6 +201,8 @@ async fn ask_origin(request: &Request) -> Result<Asked, OriginError> {
                 origin: TokioIo::new(origin),
                 idle_max: limits.upgrade_idle,
                 request: request.clone(),
+                sent: Arc::default(),
+                begun: None,
                 _place: place,
             };
             Ok(Asked::Agreed(

@@ -102,7 +102,7 @@ struct Held {
 #[derive(Debug)]
 struct Entry {
     file: RawFd,
-    prefix: Prefix,
+    prefix: Option<Prefix>,
     phase: Arc<Phase>,
     is_closing: bool,
 }
@@ -195,19 +195,27 @@ impl Connections {
         self.closed_idle.load(Relaxed)
     }
 
-    /// Admits a new connection, and closes idle ones where slots get scarce.
+    /// Admits a new connection of a client, and closes idle ones where slots get scarce.
     pub(crate) fn admit(
         self: &Arc<Self>,
         worker: usize,
         address: IpAddr,
     ) -> Result<ConnectionSlot, Refused> {
-        let prefix = Prefix::of(address);
+        self.admit_of(worker, Some(Prefix::of(address)))
+    }
+
+    /// Admits a new connection of a trusted proxy, whose clients are many: it has no share.
+    pub(crate) fn admit_proxy(self: &Arc<Self>, worker: usize) -> Result<ConnectionSlot, Refused> {
+        self.admit_of(worker, None)
+    }
+
+    fn admit_of(
+        self: &Arc<Self>,
+        worker: usize,
+        prefix: Option<Prefix>,
+    ) -> Result<ConnectionSlot, Refused> {
         let total = self.count.fetch_add(1, Relaxed) + 1;
-        let own = {
-            let mut held = self.of_prefix.entry(prefix).or_default();
-            held.count += 1;
-            held.count - held.closing
-        };
+        let own = prefix.map(|prefix| (prefix, self.hold(prefix)));
         // Dropping it takes the counts back.
         let slot = ConnectionSlot {
             connections: self.clone(),
@@ -219,9 +227,7 @@ impl Connections {
             return Ok(slot);
         }
         let open = total.saturating_sub(self.closing.load(Relaxed));
-        let of_others = open.saturating_sub(own);
-        let own_most = (self.max.saturating_sub(of_others) / 2).max(1);
-        let refusal = if own > own_most && !self.replaces_one(prefix, own - own_most) {
+        let refusal = if own.is_some_and(|(prefix, own)| self.exceeds_share(prefix, own, open)) {
             Some(Refused::Share)
         } else {
             if open > share(self.max, HIGH) {
@@ -241,6 +247,21 @@ impl Connections {
                 Err(refusal)
             }
         }
+    }
+
+    /// Counts one more connection of a prefix, and gives how many it has.
+    fn hold(&self, prefix: Prefix) -> usize {
+        let mut held = self.of_prefix.entry(prefix).or_default();
+        held.count += 1;
+        held.count - held.closing
+    }
+
+    /// Whether a prefix with `own` of the `open` connections has more than its share, and none of its
+    /// idle ones is closed for the newest.
+    fn exceeds_share(&self, prefix: Prefix, own: usize, open: usize) -> bool {
+        let of_others = open.saturating_sub(own);
+        let own_most = (self.max.saturating_sub(of_others) / 2).max(1);
+        own > own_most && !self.replaces_one(prefix, own - own_most)
     }
 
     /// Whether a new connection of a prefix that has `excess` more than its share takes the slot of
@@ -313,7 +334,7 @@ impl Connections {
             for (slot, entry) in slots.entries.iter().enumerate() {
                 let Some(entry) = entry
                     .as_ref()
-                    .filter(|e| !e.is_closing && only.is_none_or(|only| only == e.prefix))
+                    .filter(|e| !e.is_closing && only.is_none_or(|only| Some(only) == e.prefix))
                 else {
                     continue;
                 };
@@ -324,9 +345,9 @@ impl Connections {
         }
         for found in &mut idle {
             // Those of prefixes with many come first.
-            found.0 = self
-                .of_prefix
-                .get(&found.4)
+            found.0 = found
+                .4
+                .and_then(|prefix| self.of_prefix.get(&prefix))
                 .is_none_or(|held| held.count <= many);
         }
         if idle.len() < count && only.is_none() {
@@ -352,7 +373,7 @@ impl Connections {
             kernel::end_reading(entry.file);
             let prefix = entry.prefix;
             self.closing.fetch_add(1, Relaxed);
-            if let Some(mut held) = self.of_prefix.get_mut(&prefix) {
+            if let Some(mut held) = prefix.and_then(|prefix| self.of_prefix.get_mut(&prefix)) {
                 held.closing += 1;
             }
             closed += 1;
@@ -366,12 +387,28 @@ impl Connections {
 #[derive(Debug)]
 pub(crate) struct ConnectionSlot {
     connections: Arc<Connections>,
-    prefix: Prefix,
+    /// `None` for a trusted proxy.
+    prefix: Option<Prefix>,
     worker: u32,
     slot: Option<u32>,
 }
 
 impl ConnectionSlot {
+    /// The connection, which was admitted as a proxy's, is one of this client.
+    pub(crate) fn assign(&mut self, address: IpAddr) -> Result<(), Refused> {
+        let prefix = Prefix::of(address);
+        let all = &self.connections;
+        let own = all.hold(prefix);
+        self.prefix = Some(prefix);
+        let is_scarce = all.are_slots_scarce();
+        let open = all.count().saturating_sub(all.closing.load(Relaxed));
+        if is_scarce && all.exceeds_share(prefix, own, open) {
+            all.note_refused(Refused::Share);
+            return Err(Refused::Share);
+        }
+        Ok(())
+    }
+
     /// Enters the connection, which has sent nothing yet, among those that may be idle.
     pub(crate) fn enter(&mut self, stream: &TcpStream, phase: &Arc<Phase>) {
         self.note_idle(&phase.idle_since, Instant::now());
@@ -396,6 +433,28 @@ impl ConnectionSlot {
         self.slot = Some(slot);
     }
 
+    /// Takes the connection out again: it is no longer closed to make room, and may be closed.
+    pub(crate) fn leave(&mut self) {
+        let Some(slot) = self.slot.take() else {
+            return;
+        };
+        let was_closing = {
+            let mut slots = self.slots().lock();
+            slots.free.push(slot);
+            let entry = slots.entries[slot as usize].take();
+            entry.is_some_and(|entry| entry.is_closing)
+        };
+        if was_closing {
+            let held = self
+                .prefix
+                .and_then(|prefix| self.connections.of_prefix.get_mut(&prefix));
+            if let Some(mut held) = held {
+                held.closing -= 1;
+            }
+            self.connections.closing.fetch_sub(1, Relaxed);
+        }
+    }
+
     /// The connection is idle from now on.
     pub(crate) fn note_idle(&self, idle_since: &IdleSince, now: Instant) {
         let since = now.saturating_duration_since(self.connections.started);
@@ -418,23 +477,15 @@ impl ConnectionSlot {
 
 impl Drop for ConnectionSlot {
     fn drop(&mut self) {
-        let mut was_closing = false;
-        if let Some(slot) = self.slot {
-            let mut slots = self.slots().lock();
-            was_closing = slots.entries[slot as usize]
-                .take()
-                .is_some_and(|entry| entry.is_closing);
-            slots.free.push(slot);
-        }
-        if let dashmap::Entry::Occupied(mut held) = self.connections.of_prefix.entry(self.prefix) {
+        self.leave();
+        let held = self
+            .prefix
+            .map(|prefix| self.connections.of_prefix.entry(prefix));
+        if let Some(dashmap::Entry::Occupied(mut held)) = held {
             held.get_mut().count -= 1;
-            held.get_mut().closing -= usize::from(was_closing);
             if held.get().count == 0 {
                 held.remove();
             }
-        }
-        if was_closing {
-            self.connections.closing.fetch_sub(1, Relaxed);
         }
         self.connections.count.fetch_sub(1, Relaxed);
     }
@@ -443,6 +494,37 @@ impl Drop for ConnectionSlot {
 #[cfg(test)]
 pub(crate) mod tests {
     use super::*;
+
+    #[test]
+    fn a_proxy_has_no_share_and_its_clients_have_one_each() {
+        let all = Connections::new(100, 1);
+        let of_proxy: Vec<ConnectionSlot> =
+            (0..90).filter_map(|_| all.admit_proxy(0).ok()).collect();
+        assert_eq!(
+            (of_proxy.len(), all.count()),
+            (90, 90),
+            "more than any share"
+        );
+        drop(of_proxy);
+        assert!(all.of_prefix.is_empty());
+
+        let mut admitted: Vec<ConnectionSlot> = Vec::new();
+        for _ in 0..100 {
+            let mut slot = all.admit_proxy(0).expect("there is room");
+            if slot.assign([192, 0, 2, 1].into()).is_ok() {
+                admitted.push(slot);
+            }
+        }
+        assert_eq!(
+            admitted.len(),
+            75,
+            "the client has what one client may have"
+        );
+        let mut other = all.admit_proxy(0).expect("there is room");
+        assert_eq!(other.assign([192, 0, 2, 2].into()), Ok(()));
+        drop((admitted, other));
+        assert_eq!((all.count(), all.of_prefix.len()), (0, 0));
+    }
 
     #[test]
     fn files_are_kept_back_for_others_than_clients() {

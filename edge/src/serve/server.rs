@@ -12,10 +12,11 @@ use nearcast_net::shutdown::{self, Shutdown};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Notify, watch};
 
-use super::http1;
+use super::connection::{self, Accepted, ListenerKind};
 use super::http1::write::write_head;
 use crate::edge::Worker;
 use crate::kernel;
+use crate::proxies::ProxyRefusal;
 
 /// How long accepting pauses when the system has no more sockets.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
@@ -56,12 +57,15 @@ pub(crate) struct Drain {
     pub(crate) shutdown: Shutdown,
 }
 
+/// A listener for clients.
+#[derive(Debug)]
+pub(crate) struct ClientListener {
+    pub(crate) socket: std::net::TcpListener,
+    pub(crate) kind: ListenerKind,
+}
+
 /// Serves until the drain begins, then waits for connections to finish within the limit.
-pub(crate) async fn serve(
-    worker: Arc<Worker>,
-    listeners: Vec<std::net::TcpListener>,
-    drain: Drain,
-) {
+pub(crate) async fn serve(worker: Arc<Worker>, listeners: Vec<ClientListener>, drain: Drain) {
     let Drain {
         mut finish_max,
         mut shutdown,
@@ -71,10 +75,11 @@ pub(crate) async fn serve(
     let (end, ending) = shutdown::channel();
     let mut accepting = Vec::new();
     for listener in listeners {
-        match TcpListener::from_std(listener) {
-            Ok(listener) => accepting.push(tokio::spawn(accept(
+        match TcpListener::from_std(listener.socket) {
+            Ok(socket) => accepting.push(tokio::spawn(accept(
                 worker.clone(),
-                listener,
+                socket,
+                listener.kind,
                 open.clone(),
                 ending.clone(),
             ))),
@@ -114,6 +119,7 @@ pub(crate) async fn serve(
 async fn accept(
     worker: Arc<Worker>,
     listener: TcpListener,
+    kind: ListenerKind,
     open: Arc<OpenConnections>,
     mut ending: Shutdown,
 ) {
@@ -125,7 +131,7 @@ async fn accept(
         };
         match accepted {
             Ok((stream, address)) => {
-                begin(&worker, stream, address, &open, &ending);
+                begin(&worker, (stream, address), kind, &open, &ending);
                 if worker.edge.connections.are_slots_scarce() {
                     // Connections that are being closed get a turn.
                     tokio::task::yield_now().await;
@@ -142,7 +148,7 @@ async fn accept(
     // Connections in the queue would be reset with the listener: they are served first.
     while let Some(Ok((stream, address))) = futures_util::FutureExt::now_or_never(listener.accept())
     {
-        begin(&worker, stream, address, &open, &ending);
+        begin(&worker, (stream, address), kind, &open, &ending);
     }
 }
 
@@ -156,22 +162,41 @@ fn is_of_one_connection(error: &std::io::Error) -> bool {
 
 fn begin(
     worker: &Arc<Worker>,
-    stream: TcpStream,
-    address: SocketAddr,
+    (stream, address): (TcpStream, SocketAddr),
+    kind: ListenerKind,
     open: &Arc<OpenConnections>,
     ending: &Shutdown,
 ) {
+    let edge = &worker.edge;
     let client = address.ip().to_canonical();
-    let slot = match worker.edge.connections.admit(worker.number, client) {
+    let is_proxy = edge.sites.load().trusted_proxies.contains(client);
+    if kind.has_proxy_header && !is_proxy {
+        tracing::debug!(%client, "a connection is closed: it came from no trusted proxy");
+        return edge.proxy_counters.note_refused(&ProxyRefusal::Stranger);
+    }
+    // The clients of a proxy count one by one once they are known.
+    let admitted = match is_proxy {
+        true => edge.connections.admit_proxy(worker.number),
+        false => edge.connections.admit(worker.number, client),
+    };
+    let slot = match admitted {
         Ok(slot) => slot,
-        Err(_) => return turn_away(&worker.edge.name, &stream),
+        Err(_) => return turn_away(&edge.name, &stream),
     };
     let counted = OpenConnection::new(open);
     let _ = stream.set_nodelay(true);
-    if let Some(round_trip) = kernel::round_trip(&stream) {
+    // The time to a proxy says nothing about its clients.
+    if !is_proxy && let Some(round_trip) = kernel::round_trip(&stream) {
         worker.note_round_trip(client, round_trip);
     }
-    let served = http1::serve(worker.clone(), stream, client, slot, ending.clone());
+    let accepted = Accepted {
+        stream,
+        address: client,
+        is_proxy,
+        kind,
+        slot,
+    };
+    let served = connection::serve(worker.clone(), accepted, ending.clone());
     tokio::spawn(async move {
         served.await;
         drop(counted);
@@ -180,7 +205,7 @@ fn begin(
 
 /// Answers a connection that is refused with the reason, as far as that can be sent at once without
 /// waiting.
-fn turn_away(name: &str, stream: &TcpStream) {
+pub(super) fn turn_away(name: &str, stream: &TcpStream) {
     let mut head = Vec::with_capacity(256);
     let error = ProxyError::ConnectionLimitReached;
     let reason = "too many connections are open; try again\n";

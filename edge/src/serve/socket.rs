@@ -12,14 +12,15 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::BytesMut;
+use futures_util::FutureExt;
 use nearcast_fleet::config::ClientLimits;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
-use tokio::net::TcpStream;
 use tokio::time::{Instant, Sleep};
 
 use super::connections::ConnectionSlot;
 use super::http1::judge::{BodyEnd, Judged, Refusal, judge, websocket_request};
 use super::phase::{Phase, Waiting};
+use super::transport::Transport;
 
 /// How long, and for how many bytes, the input is still read after the last response.
 const LINGER_MAX: Duration = Duration::from_secs(2);
@@ -32,7 +33,7 @@ const READ_BYTES_TYPICAL: usize = 2048;
 pub(super) struct ClientSocket {
     /// Before the stream, as it is dropped first.
     slot: Option<ConnectionSlot>,
-    stream: TcpStream,
+    stream: Transport,
     phase: Arc<Phase>,
     limits: Arc<ClientLimits>,
     is_idle: bool,
@@ -45,7 +46,7 @@ pub(super) struct ClientSocket {
 
 impl ClientSocket {
     pub(super) fn new(
-        stream: TcpStream,
+        stream: Transport,
         phase: Arc<Phase>,
         limits: Arc<ClientLimits>,
         mut slot: Option<ConnectionSlot>,
@@ -54,7 +55,7 @@ impl ClientSocket {
         phase.head_began();
         let deadline = Instant::now() + limits.head_timeout;
         if let Some(slot) = &mut slot {
-            slot.enter(&stream, &phase);
+            slot.enter(stream.tcp(), &phase);
         }
         Self {
             slot,
@@ -67,6 +68,15 @@ impl ClientSocket {
             write_stall: None,
             gate: None,
         }
+    }
+
+    pub(super) fn is_tls(&self) -> bool {
+        self.stream.is_tls()
+    }
+
+    /// Gives the connection to another protocol, with what it is doing.
+    pub(super) fn into_parts(self) -> (Transport, Arc<Phase>, Option<ConnectionSlot>) {
+        (self.stream, self.phase, self.slot)
     }
 
     /// From here on the HTTP library reads, beginning with `input`, which
@@ -157,6 +167,14 @@ impl ClientSocket {
         };
         let _ = tokio::time::timeout(LINGER_MAX, drained).await;
         Ok(())
+    }
+
+    /// Tells the client of a TLS connection that it ends, where that is certain not to cut a
+    /// response, and as far as it can be sent at once (RFC 8446 section 6.1).
+    pub(super) fn close_idle(&mut self) {
+        if self.stream.is_tls() && self.phase.waiting() != Waiting::Response {
+            let _ = self.stream.shutdown().now_or_never();
+        }
     }
 
     /// Called while nothing can be read. Ready when the wait has taken too long.
@@ -327,7 +345,9 @@ impl AsyncWrite for ClientSocket {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(cx)
+        let polled = Pin::new(&mut self.stream).poll_flush(cx);
+        self.check_written(cx, polled.is_pending())?;
+        polled
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -427,6 +447,8 @@ pub(super) fn ends_head(input: &[u8], searched: usize) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use tokio::net::TcpStream;
+
     use super::*;
     use crate::serve::connections::Connections;
     use crate::serve::connections::tests::close_all_idle;
@@ -438,6 +460,9 @@ mod tests {
         idle_timeout: Duration::from_secs(40),
         write_timeout: Duration::from_secs(20),
         connections_max: None,
+        handshake_timeout: Duration::from_secs(10),
+        http2: true,
+        http2_streams_max: 128,
     };
 
     /// A client, and the edge's end of its connection.
@@ -456,7 +481,12 @@ mod tests {
         let phase = Arc::new(Phase::default());
         (
             client,
-            ClientSocket::new(accepted, phase.clone(), Arc::new(LIMITS), slot),
+            ClientSocket::new(
+                Transport::Plain(accepted),
+                phase.clone(),
+                Arc::new(LIMITS),
+                slot,
+            ),
             phase,
         )
     }
@@ -588,7 +618,7 @@ mod tests {
             socket.hand_over(BytesMut::new());
             let head = b"OPTIONS * HTTP/1.1\r\n\r\n";
             client.write_all(head).await.expect("sent");
-            socket.stream.readable().await.expect("it came");
+            socket.stream.tcp().readable().await.expect("it came");
             if is_closed_for_room {
                 close_all_idle(&all);
             } else {

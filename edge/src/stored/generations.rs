@@ -84,8 +84,9 @@ struct Table {
     all: Marks,
     /// By [`ScopeKind`].
     scopes: [Scopes; SCOPE_KINDS],
-    /// Lengths of the URL beginnings with their counts: a look-up tries only these lengths.
-    lengths: BTreeMap<usize, usize>,
+    /// Lengths of the URL beginnings with their counts, of those with a scheme and of those without:
+    /// a look-up tries only these lengths.
+    lengths: [BTreeMap<usize, usize>; 2],
     /// Responses requested before this revision count as purged: the purges before it are no longer
     /// known.
     floor: u64,
@@ -98,7 +99,7 @@ impl Default for Table {
             seed: std::hash::RandomState::new().hash_one(SCOPE_KINDS),
             all: Marks::default(),
             scopes: Default::default(),
-            lengths: BTreeMap::new(),
+            lengths: Default::default(),
             floor: 0,
         }
     }
@@ -112,13 +113,28 @@ enum ScopeKind {
     Host,
     /// The beginning of a URL.
     Beginning,
+    /// The beginning of a URL without its scheme.
+    AnyBeginning,
     Url,
+    /// A URL without its scheme.
+    AnyUrl,
     Tag,
     /// `site/tag`; a site's name has no slash.
     SiteTag,
 }
 
-const SCOPE_KINDS: usize = 6;
+const SCOPE_KINDS: usize = 8;
+
+impl ScopeKind {
+    /// Which of the lengths of beginnings it has.
+    fn lengths(self) -> Option<usize> {
+        match self {
+            Self::Beginning => Some(0),
+            Self::AnyBeginning => Some(1),
+            _ => None,
+        }
+    }
+}
 
 /// All purges, by scope, and the revision up to which the journal has been folded.
 #[derive(Debug, Default)]
@@ -188,14 +204,20 @@ impl Generations {
         };
         look(ScopeKind::Site, subject.site);
         look(ScopeKind::Host, host_of(subject.url));
-        if !table.of(ScopeKind::Url).is_empty() || !table.lengths.is_empty() {
+        if table.names_urls() {
             let url = scope::canonical_key(subject.url);
+            let any = &url[url.find("://").map_or(0, |at| at + 1)..];
             look(ScopeKind::Url, &url);
-            let beginnings = table
-                .lengths
-                .range(..=url.len())
-                .filter_map(|(length, _)| url.get(..*length));
-            beginnings.for_each(|beginning| look(ScopeKind::Beginning, beginning));
+            look(ScopeKind::AnyUrl, any);
+            for (kind, url, lengths) in [
+                (ScopeKind::Beginning, &*url, &table.lengths[0]),
+                (ScopeKind::AnyBeginning, any, &table.lengths[1]),
+            ] {
+                let beginnings = lengths
+                    .range(..=url.len())
+                    .filter_map(|(length, _)| url.get(..*length));
+                beginnings.for_each(|beginning| look(kind, beginning));
+            }
         }
         if !table.of(ScopeKind::Tag).is_empty() {
             subject
@@ -224,6 +246,12 @@ impl Table {
         &self.scopes[kind as usize]
     }
 
+    fn names_urls(&self) -> bool {
+        !self.of(ScopeKind::Url).is_empty()
+            || !self.of(ScopeKind::AnyUrl).is_empty()
+            || self.lengths.iter().any(|lengths| !lengths.is_empty())
+    }
+
     fn len(&self) -> usize {
         self.scopes.iter().map(HashMap::len).sum()
     }
@@ -250,8 +278,8 @@ impl Table {
         let length = name.len();
         let name = self.name(name);
         let marks = self.scopes[kind as usize].entry(name).or_default();
-        if kind == ScopeKind::Beginning && marks.newest() == 0 {
-            *self.lengths.entry(length).or_default() += 1;
+        if let Some(lengths) = kind.lengths().filter(|_| marks.newest() == 0) {
+            *self.lengths[lengths].entry(length).or_default() += 1;
         }
         marks.note(revision, soft);
     }
@@ -282,10 +310,13 @@ impl Table {
                 .collect()
         };
         let scopes = std::array::from_fn(|kind| newer(&self.scopes[kind]));
-        let mut lengths = BTreeMap::new();
-        for name in scopes[ScopeKind::Beginning as usize].keys() {
-            *lengths.entry(name.length as usize).or_default() += 1;
-        }
+        let lengths = [ScopeKind::Beginning, ScopeKind::AnyBeginning].map(|kind| {
+            let mut lengths = BTreeMap::new();
+            for name in scopes[kind as usize].keys() {
+                *lengths.entry(name.length as usize).or_default() += 1;
+            }
+            lengths
+        });
         Self {
             seed: self.seed,
             all: self.all,
@@ -314,11 +345,14 @@ fn keys_of_one(scope: &PurgeScope) -> Vec<ScopeKey> {
         PurgeScope::Tag(tag) => (ScopeKind::Tag, tag.clone()),
         PurgeScope::SiteTag { site, tag } => (ScopeKind::SiteTag, site_tag(site, tag)),
         PurgeScope::Host(host) => (ScopeKind::Host, host_key(host)),
-        PurgeScope::Url(url) => (ScopeKind::Url, scope::journalled_url(url)),
+        PurgeScope::Url(url) => return vec![url_key(scope::journalled_url(url))],
         PurgeScope::Prefix(prefix) => {
             let key = |covered| match covered {
-                Covered::Beginning(text) => Some((ScopeKind::Beginning, text.into())),
-                Covered::Url(url) => Some((ScopeKind::Url, url.into())),
+                Covered::Beginning(text) => match scope::of_any_scheme(&text) {
+                    Some(any) => Some((ScopeKind::AnyBeginning, any.into())),
+                    None => Some((ScopeKind::Beginning, text.into())),
+                },
+                Covered::Url(url) => url_key(url),
             };
             return scope::prefix_coverage(prefix)
                 .into_iter()
@@ -330,6 +364,14 @@ fn keys_of_one(scope: &PurgeScope) -> Vec<ScopeKey> {
         PurgeScope::All | PurgeScope::Any(_) => return vec![None],
     };
     vec![Some((kind, text.into()))]
+}
+
+/// The key of a URL in canonical form.
+fn url_key(url: String) -> ScopeKey {
+    match scope::of_any_scheme(&url) {
+        Some(any) => Some((ScopeKind::AnyUrl, any.into())),
+        None => Some((ScopeKind::Url, url.into())),
+    }
 }
 
 /// A purged host in the form of cache keys. Control accepts valid hosts only.
@@ -517,6 +559,35 @@ mod tests {
     }
 
     #[test]
+    fn a_purge_covers_its_scheme_and_without_one_both() {
+        let s = str::to_owned;
+        let table = [
+            (PurgeScope::Url(s("http://a.test/x")), [true, false]),
+            (PurgeScope::Url(s("https://a.test/x")), [false, true]),
+            (PurgeScope::Url(s("*://a.test/x")), [true, true]),
+            (PurgeScope::Url(s("*://b.test/x")), [false, false]),
+            (PurgeScope::Prefix(s("http://a.test/*")), [true, false]),
+            (PurgeScope::Prefix(s("https://a.test/*")), [false, true]),
+            (PurgeScope::Prefix(s("*://a.test/*")), [true, true]),
+            (PurgeScope::Prefix(s("*://a.test/y*")), [false, false]),
+            (PurgeScope::Host(s("a.test")), [true, true]),
+        ];
+        for (scope, expected) in table {
+            let generations = Generations::default();
+            generations.fold(7, &purge(scope.clone(), false));
+            let found = ["http://a.test/x", "https://a.test/x"].map(|url| {
+                let subject = PurgeSubject {
+                    site: "www",
+                    url,
+                    tags: &[],
+                };
+                generations.purge_state(6, subject) == PurgeState::Gone
+            });
+            assert_eq!(found, expected, "{scope:?}");
+        }
+    }
+
+    #[test]
     fn prefixes_are_looked_up_by_their_lengths() {
         let generations = Generations::default();
         for (revision, prefix) in ["http://a.test/a*", "http://a.test/bb*", "http://a.test/a*"]
@@ -528,10 +599,7 @@ mod tests {
                 &purge(PurgeScope::Prefix((*prefix).to_owned()), false),
             );
         }
-        let lengths: Vec<(usize, usize)> = generations
-            .table
-            .read()
-            .lengths
+        let lengths: Vec<(usize, usize)> = generations.table.read().lengths[0]
             .iter()
             .map(|(l, n)| (*l, *n))
             .collect();
@@ -539,7 +607,7 @@ mod tests {
         generations.compact();
         let table = generations.table.read();
         assert_eq!(
-            (table.len(), table.floor, table.lengths.len()),
+            (table.len(), table.floor, table.lengths[0].len()),
             (0, 3, 0),
             "none is newer than the middle one of two"
         );

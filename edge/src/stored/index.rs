@@ -504,7 +504,9 @@ mod tests {
                 slow.zip(&found).all(|(a, b)| Arc::ptr_eq(a, b)) && variants.len() <= VARIANTS_MAX,
                 "{fields:?}"
             );
-            found.iter().for_each(|r| r.note_used(second * 1000));
+            found.iter().for_each(|r| {
+                r.note_used(second * 1000);
+            });
             !found.is_empty()
         }
     }

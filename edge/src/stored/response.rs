@@ -7,13 +7,17 @@
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 
+use arc_swap::ArcSwapOption;
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use serde::{Deserialize, Serialize};
 
 use super::generations::{Generations, PurgeState, PurgeSubject};
 use crate::body::Content;
+use crate::compress::SiteCompression;
 use crate::origin::Backoff;
+use crate::store::BodyId;
+use nearcast_http_rules::compress::{self, CODINGS};
 use nearcast_http_rules::conditional::StrongValidator;
 use nearcast_http_rules::freshness::Freshness;
 use nearcast_http_rules::{invalidate, vary};
@@ -35,6 +39,13 @@ pub(crate) struct StoredResponse {
     /// A slot for the writer of HTTP/1 heads: the head of a whole response without the fields that
     /// change with time, made for the first hit. Nothing else reads or fills it.
     pub(crate) http1_head: OnceLock<Box<[u8]>>,
+    /// The same for HTTP/2, whose writer compresses fields for each connection.
+    pub(crate) http2_fields: OnceLock<Box<HeaderMap>>,
+    /// Both for the form without a coding of a response that has coded forms, and for each of
+    /// those.
+    pub(crate) coded_heads: OnceLock<Box<CodedHeads>>,
+    /// Whether it may have coded forms, with the number of the policy by which that was decided.
+    compressible: AtomicU64,
     /// The request fields that `Vary` names.
     pub(crate) selecting: HeaderMap,
     /// The request fields that the site adds to the cache key.
@@ -65,7 +76,69 @@ pub(crate) struct StoredResponse {
     is_retired: AtomicBool,
 }
 
+/// Slots for the heads of a response that has coded forms.
+#[derive(Debug, Default)]
+pub(crate) struct CodedHeads {
+    /// Of the form without a coding.
+    identity: OnceLock<Box<[u8]>>,
+    identity_http2: OnceLock<Box<HeaderMap>>,
+    /// Of the coded forms, by the number of their coding.
+    coded: [ArcSwapOption<CodedHead>; CODINGS.len()],
+}
+
+/// A slot for the head of one coded form.
+#[derive(Debug)]
+pub(crate) struct CodedHead {
+    /// The body of that form.
+    body: BodyId,
+    pub(crate) http1: OnceLock<Box<[u8]>>,
+    pub(crate) http2: OnceLock<Box<HeaderMap>>,
+}
+
 impl StoredResponse {
+    /// Whether it may have coded forms by the policy of its site. Cheap after the first call for a
+    /// policy.
+    pub(crate) fn is_compressible(&self, site: &SiteCompression) -> bool {
+        // The lowest bit is the result; no policy has the number 0.
+        let known = self.compressible.load(Ordering::Relaxed);
+        if known >> 1 == u64::from(site.number) {
+            return known & 1 == 1;
+        }
+        let found = compress::is_compressible(self.status, &self.fields, &site.policy);
+        let noted = u64::from(site.number) << 1 | u64::from(found);
+        self.compressible.store(noted, Ordering::Relaxed);
+        found
+    }
+
+    /// The slot for the head of the form without a coding of a response that has coded forms.
+    pub(crate) fn varying_http1_head(&self) -> &OnceLock<Box<[u8]>> {
+        &self.coded_heads.get_or_init(Box::default).identity
+    }
+
+    /// The same for HTTP/2.
+    pub(crate) fn varying_http2_fields(&self) -> &OnceLock<Box<HeaderMap>> {
+        &self.coded_heads.get_or_init(Box::default).identity_http2
+    }
+
+    /// The slot for the head of a coded form.
+    pub(crate) fn coded_head(&self, number: usize, form: &Content) -> Arc<CodedHead> {
+        let slot = &self.coded_heads.get_or_init(Box::default).coded[number];
+        if let Some(head) = slot
+            .load()
+            .as_ref()
+            .filter(|head| head.body == form.body.id)
+        {
+            return head.clone();
+        }
+        let head = Arc::new(CodedHead {
+            body: form.body.id,
+            http1: OnceLock::new(),
+            http2: OnceLock::new(),
+        });
+        slot.store(Some(head.clone()));
+        head
+    }
+
     /// Whether a purge covers it. Cheap if nothing was purged since the last call.
     pub(crate) fn purge_state(&self, generations: &Generations) -> PurgeState {
         if self.is_retired.load(Ordering::Relaxed) {
@@ -107,12 +180,15 @@ impl StoredResponse {
     }
 
     /// Marks it as used at that time. Of the variants of a URL those used lately are evicted last.
-    pub(crate) fn note_used(&self, now_ms: u64) {
+    /// `true` for the first use in a second.
+    pub(crate) fn note_used(&self, now_ms: u64) -> bool {
         let now_s = now_ms / 1000;
         // One store a second is enough, and a load keeps the cache line shared.
-        if self.used_s.load(Ordering::Relaxed) != now_s {
+        let is_first = self.used_s.load(Ordering::Relaxed) != now_s;
+        if is_first {
             self.used_s.store(now_s, Ordering::Relaxed);
         }
+        is_first
     }
 
     /// When it was last used, in seconds after the Unix epoch; 0 for never.
@@ -213,6 +289,9 @@ impl StoredResponseParts {
             status: self.status,
             fields: self.fields,
             http1_head: OnceLock::new(),
+            http2_fields: OnceLock::new(),
+            coded_heads: OnceLock::new(),
+            compressible: AtomicU64::new(0),
             selecting: self.selecting,
             keyed: self.keyed,
             requested_ms: self.requested_ms,

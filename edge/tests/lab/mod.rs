@@ -130,6 +130,7 @@ impl Plan {
             control: self.control.map(|address| Control {
                 name: "control".into(),
                 hosts: Vec::new(),
+                identity: None,
                 listen: address,
                 url: format!("http://{address}"),
                 admin: address,
@@ -384,6 +385,23 @@ impl Answer {
             .iter()
             .find(|(n, _)| n == name)
             .map_or("", |(_, v)| v)
+    }
+
+    /// `Proxy-Status` without the request's id, which differs each time.
+    pub(crate) fn error(&self) -> String {
+        let whole = self.field("proxy-status");
+        let Some((before, id)) = whole.split_once("request-id=") else {
+            return whole.to_owned();
+        };
+        let id = id.strip_suffix('"').expect("the id is the last");
+        assert!(
+            id.len() == 24 && id.bytes().all(|byte| byte.is_ascii_hexdigit()),
+            "{whole}"
+        );
+        match before.strip_suffix("; details=\"") {
+            Some(alone) => alone.to_owned(),
+            None => format!("{}\"", before.trim_end_matches("; ")),
+        }
     }
 
     pub(crate) fn text(&self) -> String {

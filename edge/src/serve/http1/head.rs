@@ -6,7 +6,7 @@
 
 use std::mem::MaybeUninit;
 
-use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Uri};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Uri, Version};
 use hyper::body::Incoming;
 use nearcast_fleet::config::ClientLimits;
 use nearcast_http_rules::fields;
@@ -128,6 +128,7 @@ impl<'a> Head<'a> {
         Some(HitRequest {
             host,
             path: self.target,
+            version: Version::HTTP_11,
             fields: self.fields.iter().map(|field| (field.name, field.value)),
             has_directives: self.has_directives,
         })
@@ -157,7 +158,7 @@ impl<'a> Head<'a> {
 
 /// What a request's field means for how the request is read and answered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum FieldKind {
+pub(in crate::serve) enum FieldKind {
     Plain,
     Host,
     Connection,
@@ -169,7 +170,7 @@ enum FieldKind {
 }
 
 impl FieldKind {
-    fn of(name: &str) -> Self {
+    pub(in crate::serve) fn of(name: &str) -> Self {
         use FieldKind::*;
         // By length first: few names are compared.
         let candidates: &[(&str, Self)] = match name.len() {

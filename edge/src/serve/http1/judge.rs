@@ -45,7 +45,7 @@ pub struct Refusal {
 }
 
 impl Refusal {
-    fn new(status: StatusCode, words: impl Into<Cow<'static, str>>) -> Self {
+    pub(in crate::serve) fn new(status: StatusCode, words: impl Into<Cow<'static, str>>) -> Self {
         Self {
             status,
             error: ProxyError::HttpRequestError,
@@ -53,7 +53,7 @@ impl Refusal {
         }
     }
 
-    fn bad(words: &'static str) -> Self {
+    pub(in crate::serve) fn bad(words: &'static str) -> Self {
         Self::new(StatusCode::BAD_REQUEST, words)
     }
 

@@ -79,10 +79,11 @@ pub(super) async fn serve_requests(
             output: Vec::new(),
             url: String::new(),
             interims,
+            is_fresh: false,
         }));
     }
     if let Some(refusal) = socket.take_refusal() {
-        refuse(&worker, &mut socket, Vec::new(), &refusal).await?;
+        refuse((&worker, &client), &mut socket, Vec::new(), &refusal).await?;
     }
     socket.end().await?;
     Ok(None)

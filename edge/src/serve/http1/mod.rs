@@ -15,7 +15,6 @@ pub(super) mod write;
 use std::future::poll_fn;
 use std::io;
 use std::mem::MaybeUninit;
-use std::net::IpAddr;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::{Poll, ready};
@@ -27,7 +26,6 @@ use http::{Method, Request, Response};
 use http_body::Body;
 use hyper::body::Incoming;
 use nearcast_net::shutdown::Shutdown;
-use tokio::net::TcpStream;
 
 use self::head::{FIELDS_MAX, Head, Parsed};
 use self::judge::{BodyEnd, Judged, Refusal, judge, websocket_request};
@@ -42,43 +40,69 @@ use crate::request::handler;
 use crate::request::hit::try_hit;
 use crate::request::upgrade::{Upgraded, serve_upgrade};
 use crate::serve::connections::ConnectionSlot;
+use crate::serve::http2;
 use crate::serve::phase::Phase;
 use crate::serve::socket::{ClientSocket, ends_head};
+use crate::serve::transport::Transport;
 use crate::serve::tunnel;
 
 /// How long a connection is kept for one more request when the node drains.
 const LAST_REQUEST_MAX: Duration = Duration::from_secs(1);
 /// Bytes that a connection reserves for a head at first, and keeps while it is idle.
 const HEAD_BYTES_TYPICAL: usize = 2048;
+/// Bytes of the preface of HTTP/2 that look like the head of a request.
+const PREFACE_HEAD_BYTES: usize = "PRI * HTTP/2.0\r\n\r\n".len();
 
 /// Serves one connection until either side ends it.
-pub(crate) async fn serve(
+pub(in crate::serve) async fn serve(
     worker: Arc<Worker>,
-    stream: TcpStream,
-    address: IpAddr,
+    transport: Transport,
+    client: ClientConnection,
     slot: ConnectionSlot,
     ending: Shutdown,
 ) {
     let phase = Arc::new(Phase::default());
+    let address = client.address();
     let limits = worker.edge.clients.clone();
     let mut connection = Connection {
-        socket: ClientSocket::new(stream, phase.clone(), limits, Some(slot)),
-        client: ClientConnection::new(address, "http"),
+        socket: ClientSocket::new(transport, phase.clone(), limits, Some(slot)),
+        client,
         worker,
         phase,
         input: BytesMut::new(),
         output: Vec::new(),
         url: String::new(),
         interims: None,
+        is_fresh: true,
     };
     // Boxes, so that the many connections that never come there reserve no memory for it.
     let ended: Result<(), Box<dyn std::error::Error + Send + Sync>> = loop {
         break match connection.serve_requests(ending.clone()).await {
-            Ok(Ended::Idle) => Ok(()),
+            Ok(Ended::Idle) => {
+                connection.socket.close_idle();
+                Ok(())
+            }
             Ok(Ended::Answered) => Box::pin(connection.socket.end()).await.map_err(Into::into),
             Ok(Ended::Refused(refusal)) => Box::pin(connection.end_with(refusal))
                 .await
                 .map_err(Into::into),
+            Ok(Ended::Http2) => {
+                let Connection {
+                    worker,
+                    socket,
+                    client,
+                    input,
+                    ..
+                } = connection;
+                let (transport, phase, slot) = socket.into_parts();
+                let opened = http2::Opened {
+                    transport,
+                    phase,
+                    slot,
+                    input,
+                };
+                return Box::pin(http2::serve(worker, opened, client, ending)).await;
+            }
             Ok(Ended::Library) => {
                 match Box::pin(library::serve_requests(connection, ending.clone())).await {
                     Ok(Some(back)) => {
@@ -89,7 +113,10 @@ pub(crate) async fn serve(
                     Err(error) => Err(error),
                 }
             }
-            Err(error) => Err(error.into()),
+            Err(error) => {
+                connection.socket.close_idle();
+                Err(error.into())
+            }
         };
     };
     if let Err(error) = ended {
@@ -110,6 +137,8 @@ struct Connection {
     url: String,
     /// Interim responses; made for the first request that may get one.
     interims: Option<Arc<Interims>>,
+    /// No request came yet.
+    is_fresh: bool,
 }
 
 /// How the requests that are read here ended.
@@ -120,6 +149,8 @@ enum Ended {
     Answered,
     /// The HTTP library reads the next request.
     Library,
+    /// The client speaks HTTP/2.
+    Http2,
     /// The next request is malformed or came too slowly.
     Refused(Refusal),
 }
@@ -146,6 +177,7 @@ enum Step {
     Last,
     Incomplete,
     Library,
+    Http2,
     Refused(Refusal),
 }
 
@@ -165,9 +197,10 @@ impl Connection {
             worker,
             mut socket,
             output,
+            client,
             ..
         } = self;
-        refuse(&worker, &mut socket, output, &refusal).await?;
+        refuse((&worker, &client), &mut socket, output, &refusal).await?;
         socket.end().await
     }
 
@@ -181,12 +214,14 @@ impl Connection {
                 match self.answer().await? {
                     Step::Next => {
                         searched = 0;
+                        self.is_fresh = false;
                         self.socket.note_read(self.input.len());
                         self.shrink_buffers();
                         continue;
                     }
                     Step::Last => return Ok(Ended::Answered),
                     Step::Library => return Ok(Ended::Library),
+                    Step::Http2 => return Ok(Ended::Http2),
                     Step::Refused(refusal) => return Ok(Ended::Refused(refusal)),
                     Step::Incomplete => {}
                 }
@@ -287,6 +322,11 @@ impl Connection {
     /// Answers a request that is not read here if it asks for a WebSocket.
     async fn answer_other(&mut self) -> io::Result<Step> {
         let limits = &self.worker.edge.clients;
+        match self.begins_http2() {
+            Some(true) => return Ok(Step::Http2),
+            Some(false) => return Ok(Step::Incomplete),
+            None => {}
+        }
         match judge(&self.input, limits) {
             Judged::Incomplete => Ok(Step::Incomplete),
             Judged::Refused(refusal) => Ok(Step::Refused(refusal)),
@@ -299,6 +339,20 @@ impl Connection {
                     None => Ok(Step::Library),
                 }
             }
+        }
+    }
+
+    /// Whether the connection is one of HTTP/2 with prior knowledge (RFC 9113 section 3.3): its
+    /// preface looks like the head of a request. `Some(false)` when it may become one. Over TLS the
+    /// client would have said so before.
+    fn begins_http2(&self) -> Option<bool> {
+        let preface = &http2::frames::PREFACE[..PREFACE_HEAD_BYTES];
+        if !self.is_fresh || !self.worker.edge.clients.http2 || self.socket.is_tls() {
+            return None;
+        }
+        match self.input.starts_with(preface) {
+            true => Some(true),
+            false => preface.starts_with(&self.input).then_some(false),
         }
     }
 
@@ -461,12 +515,13 @@ async fn close_idle(ending: &mut Shutdown) {
 /// Answers a request that was refused, as the last of a connection. Its method may not be known: a
 /// body does no harm there.
 async fn refuse(
-    worker: &Arc<Worker>,
+    (worker, client): (&Arc<Worker>, &ClientConnection),
     socket: &mut ClientSocket,
     mut output: Vec<u8>,
     refusal: &Refusal,
 ) -> io::Result<()> {
-    let response = handler::refuse(worker, refusal.status, refusal.error, refusal.words.clone());
+    let words = refusal.words.clone();
+    let response = handler::refuse(worker, client, refusal.status, refusal.error, words);
     let (mut parts, mut body) = response.into_parts();
     frame(parts.status, &mut parts.headers, &body, false);
     write_head(&mut output, parts.status, &parts.headers);
@@ -512,6 +567,8 @@ async fn or_disconnect<T>(
 
 #[cfg(test)]
 mod tests {
+    use tokio::net::TcpStream;
+
     use super::*;
     use crate::serve::connections::Connections;
     use crate::serve::connections::tests::close_all_idle;
@@ -528,8 +585,12 @@ mod tests {
                 .expect("somebody listens");
             let (accepted, _) = listener.accept().await.expect("a connection waits");
             let slot = all.admit(0, [192, 0, 2, 1].into()).expect("there is room");
-            let mut socket =
-                ClientSocket::new(accepted, Arc::default(), Arc::default(), Some(slot));
+            let mut socket = ClientSocket::new(
+                Transport::Plain(accepted),
+                Arc::default(),
+                Arc::default(),
+                Some(slot),
+            );
             let _open = if is_closed_for_room {
                 close_all_idle(&all);
                 Some(client)

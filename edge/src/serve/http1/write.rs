@@ -11,6 +11,7 @@ use http::header::{CONNECTION, CONTENT_LENGTH, DATE, TRANSFER_ENCODING};
 use http::{HeaderMap, HeaderValue, StatusCode};
 use http_body::Body;
 use nearcast_fleet::clock::now_unix_s;
+use nearcast_http_rules::https::STRICT_TRANSPORT_SECURITY;
 use nearcast_http_rules::{dates, structured};
 use tokio::io::AsyncWrite;
 
@@ -90,6 +91,9 @@ pub(super) fn write_hit_head(output: &mut Vec<u8>, hit: &Hit, edge: &Edge) {
         head.into()
     });
     output.extend_from_slice(head);
+    if let Some(value) = hit.transport_security() {
+        write_field(output, STRICT_TRANSPORT_SECURITY.as_str(), value.as_bytes());
+    }
     output.extend_from_slice(b"age: ");
     structured::write_integer(hit.age.try_into().unwrap_or(i64::MAX), output);
     output.extend_from_slice(b"\r\ncache-status: ");
@@ -153,7 +157,8 @@ async fn write_all(socket: &mut ClientSocket, mut pieces: [&[u8]; 3]) -> io::Res
                 left -= taken;
             }
         }
-        Poll::Ready(Ok(()))
+        // TLS keeps records that the system did not take at once. Otherwise this does nothing.
+        Pin::new(&mut *socket).poll_flush(cx)
     })
     .await
 }

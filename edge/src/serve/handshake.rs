@@ -1,0 +1,282 @@
+//! The TLS handshake of one client's connection: how long it may take, how many there may be, and
+//! how each ends.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
+use std::time::Duration;
+
+use nearcast_fleet::config::ClientLimits;
+use nearcast_net::shutdown::Shutdown;
+use nearcast_net::tls::{HandshakeError, Identity, Refusal, TlsAccepted};
+use rustls::{HandshakeKind, ProtocolVersion};
+use tokio::io::AsyncReadExt;
+use tokio::net::TcpStream;
+use tokio_rustls::server::TlsStream;
+
+use super::connections::ConnectionSlot;
+use super::phase::Phase;
+use crate::edge::Worker;
+
+/// Handshakes of one worker that compute before its other connections get their turn.
+pub(crate) const TURNS: usize = 2;
+/// Handshakes under way may have this share of all connections: so slow ones leave slots for
+/// others. A connection that has sent nothing is no handshake, and is closed when slots get scarce.
+const SHARE: usize = 2;
+/// How long a connection that has sent nothing is kept when the node drains.
+const FIRST_BYTE_MAX: Duration = Duration::from_secs(1);
+/// How long, and for how many bytes, a request in plain HTTP is read after it was answered.
+const LINGER_MAX: Duration = Duration::from_secs(1);
+const LINGER_BYTES_MAX: usize = 64 << 10;
+/// Names of the protocols in ALPN (RFC 7301 section 6, RFC 9113 section 3.2).
+const HTTP_1_1: &[u8] = b"http/1.1";
+const HTTP_2: &[u8] = b"h2";
+/// The answer to a request in plain HTTP.
+const PLAIN_ANSWER: &[u8] = b"HTTP/1.1 400 Bad Request\r\n\
+    content-type: text/plain; charset=utf-8\r\n\
+    content-length: 52\r\n\
+    cache-control: no-store\r\n\
+    connection: close\r\n\r\n\
+    this port speaks TLS: write https:// in place of it\n";
+
+/// The protocols that are offered by ALPN, the preferred one first.
+pub(crate) fn protocols(clients: &ClientLimits) -> Vec<Vec<u8>> {
+    let http2 = clients.http2.then(|| HTTP_2.to_vec());
+    http2.into_iter().chain([HTTP_1_1.to_vec()]).collect()
+}
+
+/// Whether the client and this node have agreed on HTTP/2.
+pub(super) fn is_http2(stream: &TlsStream<TcpStream>) -> bool {
+    stream.get_ref().1.alpn_protocol() == Some(HTTP_2)
+}
+
+/// How a handshake ended, for the metric.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum HandshakeResult {
+    Full,
+    Resumed,
+    /// Too many were under way.
+    TooMany,
+    Refused(Refusal),
+}
+
+impl HandshakeResult {
+    pub(crate) fn all() -> impl Iterator<Item = Self> {
+        let refused = Refusal::ALL.into_iter().map(Self::Refused);
+        [Self::Full, Self::Resumed, Self::TooMany]
+            .into_iter()
+            .chain(refused)
+    }
+
+    pub(crate) fn label(self) -> &'static str {
+        match self {
+            Self::Full => "full",
+            Self::Resumed => "resumed",
+            Self::TooMany => "too-many",
+            Self::Refused(refusal) => refusal.label(),
+        }
+    }
+
+    fn number(self) -> usize {
+        match self {
+            Self::Full => 0,
+            Self::Resumed => 1,
+            Self::TooMany => 2,
+            Self::Refused(refusal) => 3 + refusal as usize,
+        }
+    }
+}
+
+/// The handshakes of the process.
+#[derive(Debug, Default)]
+pub(crate) struct Handshakes {
+    under_way: AtomicUsize,
+    results: [AtomicU64; 3 + Refusal::ALL.len()],
+}
+
+impl Handshakes {
+    pub(crate) fn count(&self, result: HandshakeResult) -> u64 {
+        self.results[result.number()].load(Relaxed)
+    }
+
+    fn note(&self, result: HandshakeResult) {
+        self.results[result.number()].fetch_add(1, Relaxed);
+    }
+
+    /// Counts one as under way; `None` when `max` are.
+    fn enter(&self, max: usize) -> Option<UnderWay<'_>> {
+        let entered = UnderWay(self);
+        (self.under_way.fetch_add(1, Relaxed) < max.max(1)).then_some(entered)
+    }
+}
+
+/// One handshake that is under way.
+struct UnderWay<'a>(&'a Handshakes);
+
+impl Drop for UnderWay<'_> {
+    fn drop(&mut self) {
+        self.0.under_way.fetch_sub(1, Relaxed);
+    }
+}
+
+/// What is known of a connection's TLS.
+#[derive(Debug)]
+pub(crate) struct TlsInfo {
+    /// Its version: `TLSv1.2`, `TLSv1.3`.
+    pub(crate) version: &'static str,
+    /// The host that the client named, in lower case.
+    pub(crate) server_name: Option<Box<str>>,
+    identity: Arc<Identity>,
+}
+
+impl TlsInfo {
+    /// Whether the certificate of the connection covers a host, lower case and without port.
+    pub(crate) fn covers(&self, host: &str) -> bool {
+        self.identity.covers(host)
+    }
+
+    fn of(stream: &TlsStream<TcpStream>, identity: Arc<Identity>) -> Self {
+        let connection = stream.get_ref().1;
+        Self {
+            version: match connection.protocol_version() {
+                Some(ProtocolVersion::TLSv1_3) => "TLSv1.3",
+                _ => "TLSv1.2",
+            },
+            server_name: connection.server_name().map(Into::into),
+            identity,
+        }
+    }
+}
+
+/// Performs the handshake of a connection. `None`: it failed, is counted, and the connection is
+/// closed.
+pub(super) async fn handshake(
+    worker: &Worker,
+    stream: TcpStream,
+    slot: &mut ConnectionSlot,
+    ending: &Shutdown,
+) -> Option<(TlsStream<TcpStream>, TlsInfo)> {
+    let edge = &worker.edge;
+    let handshakes = &edge.handshakes;
+    let began = tokio::time::Instant::now();
+    let limit = edge.clients.handshake_timeout;
+    if let Err(refusal) = first_byte(&stream, slot, limit, ending.clone()).await {
+        handshakes.note(HandshakeResult::Refused(refusal));
+        return None;
+    }
+    let Some(under_way) = handshakes.enter(edge.connections.max() / SHARE) else {
+        handshakes.note(HandshakeResult::TooMany);
+        return None;
+    };
+
+    let left = limit.saturating_sub(began.elapsed());
+    let side = edge.certificates.side();
+    let accepted = Box::pin(side.accept(stream, left, Some(&worker.turns))).await;
+    drop(under_way);
+    match accepted {
+        Ok(TlsAccepted { stream, identity }) => {
+            let is_resumed = stream.get_ref().1.handshake_kind() == Some(HandshakeKind::Resumed);
+            handshakes.note(match is_resumed {
+                true => HandshakeResult::Resumed,
+                false => HandshakeResult::Full,
+            });
+            let info = TlsInfo::of(&stream, identity);
+            let TlsInfo {
+                version,
+                server_name,
+                ..
+            } = &info;
+            tracing::debug!(version, server_name, is_resumed, "a client speaks TLS");
+            Some((stream, info))
+        }
+        Err(HandshakeError { refusal, plain }) => {
+            handshakes.note(HandshakeResult::Refused(refusal));
+            if let Some(stream) = plain {
+                Box::pin(answer_plain(stream)).await;
+            }
+            None
+        }
+    }
+}
+
+/// Waits for a connection's first byte. Until then it is idle, and may be closed to make room for
+/// others.
+async fn first_byte(
+    stream: &TcpStream,
+    slot: &mut ConnectionSlot,
+    limit: Duration,
+    mut ending: Shutdown,
+) -> Result<(), Refusal> {
+    let phase = Arc::new(Phase::default());
+    slot.enter(stream, &phase);
+    let drained = async {
+        ending.requested().await;
+        tokio::time::sleep(FIRST_BYTE_MAX).await;
+    };
+    let mut byte = [0];
+    let came = tokio::select! {
+        biased;
+        peeked = stream.peek(&mut byte) => match peeked {
+            Ok(1..) => Ok(()),
+            _ => Err(Refusal::Left),
+        },
+        () = drained => Err(Refusal::TimedOut),
+        () = tokio::time::sleep(limit) => Err(Refusal::TimedOut),
+    };
+    slot.leave();
+    came
+}
+
+/// Answers a request in plain HTTP, as far as that can be sent without waiting.
+async fn answer_plain(mut stream: TcpStream) {
+    if stream.try_write(PLAIN_ANSWER).is_err() {
+        return;
+    }
+    // A reset for unread input could overtake the answer.
+    let _ = socket2::SockRef::from(&stream).shutdown(std::net::Shutdown::Write);
+    let mut scratch = [0; 1024];
+    let mut left = LINGER_BYTES_MAX;
+    let drained = async {
+        while left > 0 {
+            match stream.read(&mut scratch).await {
+                Ok(0) | Err(_) => return,
+                Ok(length) => left = left.saturating_sub(length),
+            }
+        }
+    };
+    let _ = tokio::time::timeout(LINGER_MAX, drained).await;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_result_has_a_counter_and_a_label_of_its_own() {
+        let handshakes = Handshakes::default();
+        let mut labels = std::collections::BTreeSet::new();
+        for result in HandshakeResult::all() {
+            handshakes.note(result);
+            assert_eq!(handshakes.count(result), 1, "{result:?}");
+            assert!(labels.insert(result.label()), "{result:?}");
+        }
+        assert_eq!(labels.len(), handshakes.results.len());
+    }
+
+    #[test]
+    fn handshakes_under_way_have_a_limit() {
+        let handshakes = Handshakes::default();
+        let first = handshakes.enter(2);
+        let second = handshakes.enter(2);
+        assert!(first.is_some() && second.is_some());
+        assert!(handshakes.enter(2).is_none());
+        drop(first);
+        assert!(handshakes.enter(2).is_some());
+    }
+
+    #[test]
+    fn the_answer_to_plain_http_says_its_length() {
+        let text = std::str::from_utf8(PLAIN_ANSWER).expect("text");
+        let (head, body) = text.split_once("\r\n\r\n").expect("a head");
+        assert!(head.contains(&format!("content-length: {}\r\n", body.len())));
+    }
+}
