@@ -75,6 +75,7 @@ async fn answer_requests(stream: TcpStream, handler: Arc<Handler>, mut shutdown:
         // A client may have sent a request before it could see that the connection ends.
         tokio::time::sleep(LAST_REQUEST_MAX).await;
     };
+    let _ = stream.set_nodelay(true);
     if let Err(error) = serve_connection(stream, LIMITS, service, end).await {
         tracing::debug!(%error, "a connection ended early");
     }

@@ -42,13 +42,17 @@ function readStatus(field) {
   return { node: last[0] || 'origin', isHit: last.includes('hit'), why: (last.find((p) => p.startsWith('fwd=')) || '').slice(4) };
 }
 
+// The protocol of the last request for a URL, by its registered name (RFC 7301): `h2`, `http/1.1`.
+const protocolOf = (url) => performance.getEntriesByName(url).at(-1)?.nextHopProtocol;
+const PROTOCOLS = { 'h3': 'HTTP/3', 'h2': 'HTTP/2', 'http/1.1': 'HTTP/1.1' };
+
 async function fetchBytes(url) {
   const begun = performance.now();
   const response = await fetch(url);
   if (!response.ok) throw new Error(`${response.status} for ${new URL(url).pathname}`);
   const bytes = await response.arrayBuffer();
   const ms = performance.now() - begun;
-  return { bytes, ms, ...readStatus(response.headers.get('cache-status')) };
+  return { bytes, ms, protocol: protocolOf(url), ...readStatus(response.headers.get('cache-status')) };
 }
 
 const append = (buffer, bytes) => new Promise((done, failed) => {
@@ -94,6 +98,7 @@ function showSegment(number, quality, got) {
   }));
   $('quality').textContent = `${quality.height}p`;
   $('hits').textContent = `${state.served.filter((s) => s.isHit).length} of ${state.served.length}`;
+  if (got.protocol) $('protocol').textContent = PROTOCOLS[got.protocol] || got.protocol;
   $('throughput').textContent = state.rate ? `${(state.rate / 1e6).toFixed(1)} Mbit/s` : '–';
 }
 
