@@ -16,7 +16,7 @@ const GROUPS: [(&str, &[&str]); 3] = [
         "Operate",
         &[
             "check", "apply", "status", "explain", "purge", "drain", "undrain", "plan", "push",
-            "key", "health",
+            "trace", "key", "health",
         ],
     ),
 ];
@@ -73,6 +73,8 @@ pub(crate) enum Command {
     Plan(PlanArgs),
     /// Push the plan to the clusters now
     Push(PushArgs),
+    /// Show one request by its id, as each edge answered it
+    Trace(TraceArgs),
     /// Show the state of the fleet
     Status(StatusArgs),
     /// Apply a new fleet file to the running fleet
@@ -104,6 +106,24 @@ pub(crate) struct FleetArg {
         hide_env_values = true
     )]
     pub(crate) fleet: Option<PathBuf>,
+}
+
+/// The arguments of a command that asks control or name servers.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct AskArgs {
+    #[command(flatten)]
+    pub(crate) fleet: FleetArg,
+    #[command(flatten)]
+    pub(crate) ca: CaArg,
+}
+
+/// The argument for the authority of https URLs.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct CaArg {
+    /// PEM file of the authority to trust for https URLs of the fleet [default: ca in the fleet
+    /// file, else SSL_CERT_FILE, else the authorities of the Web]
+    #[arg(long, value_name = "FILE", env = "NEARCAST_CA", hide_env_values = true)]
+    pub(crate) ca: Option<PathBuf>,
 }
 
 /// The argument for the operator's token.
@@ -168,6 +188,26 @@ pub(crate) struct EdgeArgs {
     /// Serve HTTP here; a port alone is every IPv4 address; may be repeated
     #[arg(long, value_name = "ADDR:PORT", value_parser = parse_listener, requires = "origin", conflicts_with = "node", help_heading = "Without a fleet file")]
     pub(crate) listen: Vec<SocketAddr>,
+    /// Serve HTTPS here; may be repeated
+    #[arg(long, value_name = "ADDR:PORT", value_parser = parse_listener, requires = "listen", requires = "cert", help_heading = "Without a fleet file")]
+    pub(crate) listen_tls: Vec<SocketAddr>,
+    /// A certificate for --listen-tls, with its chain (PEM); may be repeated, each with its --key
+    #[arg(
+        long,
+        value_name = "FILE",
+        requires = "listen_tls",
+        requires = "key",
+        help_heading = "Without a fleet file"
+    )]
+    pub(crate) cert: Vec<PathBuf>,
+    /// The private key of a certificate (PEM)
+    #[arg(
+        long,
+        value_name = "FILE",
+        requires = "cert",
+        help_heading = "Without a fleet file"
+    )]
+    pub(crate) key: Vec<PathBuf>,
     /// The origin to fetch from, http://HOST[:PORT] or https://HOST[:PORT]
     #[arg(
         long,
@@ -199,6 +239,24 @@ pub(crate) struct EdgeArgs {
     /// Do not derive heuristic lifetimes from Last-Modified (RFC 9111 section 4.2.2)
     #[arg(long, requires = "listen", help_heading = "Without a fleet file")]
     pub(crate) no_heuristic: bool,
+    /// Log requests to this file; - is standard output
+    #[arg(
+        long,
+        value_name = "PATH|-",
+        requires = "listen",
+        help_heading = "Without a fleet file"
+    )]
+    pub(crate) access_log: Option<PathBuf>,
+    /// Form of the access log's lines
+    #[arg(
+        long,
+        value_name = "FORM",
+        value_enum,
+        default_value_t,
+        requires = "access_log",
+        help_heading = "Without a fleet file"
+    )]
+    pub(crate) access_log_format: AccessLogFormat,
     /// Size of the memory tier
     #[arg(long, value_name = "SIZE", value_parser = parse_bytes, default_value = "64MiB", help_heading = "Without a fleet file")]
     pub(crate) memory: Bytes,
@@ -213,6 +271,18 @@ pub(crate) struct EdgeArgs {
         help_heading = "Without a fleet file"
     )]
     pub(crate) state_dir: Option<PathBuf>,
+}
+
+/// Forms of an access log's lines.
+#[derive(Debug, Clone, Copy, Default, clap::ValueEnum)]
+pub(crate) enum AccessLogFormat {
+    /// A JSON object a line
+    #[default]
+    Json,
+    /// Common Log Format
+    Common,
+    /// Common Log Format with Referer and User-Agent
+    Combined,
 }
 
 #[derive(Debug, Args)]
@@ -270,7 +340,7 @@ pub(crate) struct ExplainArgs {
     #[arg(long = "type", value_name = "TYPE", default_value = "A")]
     pub(crate) rtype: String,
     #[command(flatten)]
-    pub(crate) fleet: FleetArg,
+    pub(crate) ask: AskArgs,
     /// Print JSON: the first name server's answer; those of the others under `others` where they
     /// differ
     #[arg(long)]
@@ -281,7 +351,7 @@ pub(crate) struct ExplainArgs {
 #[command(
     group = ArgGroup::new("scope").required(true).multiple(true).args(["url", "prefix", "host", "site", "tag", "all"]),
     override_usage = "nearcast purge --url URL | --prefix URL | --host HOST | --site NAME\n                     | --tag TAG ... | --all  [OPTIONS]",
-    after_help = "All but --all may be repeated and combined into one purge, all or nothing, of up to 256 items.\n\nExamples:\n  nearcast purge --url http://www.demo.test/img/hero.webp\n  nearcast purge --url http://www.demo.test/ --url http://www.demo.test/about --tag news\n  nearcast purge --prefix http://www.demo.test/img/ --soft\n  nearcast purge --site video --wait 10s\n  nearcast purge --all --yes --json"
+    after_help = "All but --all may be repeated and combined into one purge, all or nothing, of up to 256 items. A URL without a scheme covers http and https.\n\nExamples:\n  nearcast purge --url www.demo.test/img/hero.webp\n  nearcast purge --url www.demo.test/ --url https://www.demo.test/about --tag news\n  nearcast purge --prefix www.demo.test/img/ --soft\n  nearcast purge --site video --wait 10s\n  nearcast purge --all --yes --json"
 )]
 pub(crate) struct PurgeArgs {
     /// One URL, in any equivalent spelling, with every variant
@@ -314,7 +384,24 @@ pub(crate) struct PurgeArgs {
     #[arg(long, value_name = "TIME", value_parser = parse_duration, default_value = "5s")]
     pub(crate) wait: Duration,
     #[command(flatten)]
-    pub(crate) fleet: FleetArg,
+    pub(crate) ask: AskArgs,
+    #[command(flatten)]
+    pub(crate) token: TokenArg,
+    /// Print JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Examples:\n  nearcast trace \"$(curl -sX TRACE http://127.0.10.1:8080/ | sed -n 's/^request id: //p')\"\n  nearcast trace --json \"$(curl -sX TRACE http://127.0.20.1:8080/ | sed -n 's/^request id: //p')\" | jq '.records[].node'\n\nThe id is in the access log (request_id), in X-Request-Id at the origin, and in the text of errors. Each edge keeps its last 10,000 requests\nin memory, with or without an access log."
+)]
+pub(crate) struct TraceArgs {
+    /// The id of the request
+    #[arg(value_name = "ID")]
+    pub(crate) id: String,
+    #[command(flatten)]
+    pub(crate) ask: AskArgs,
     #[command(flatten)]
     pub(crate) token: TokenArg,
     /// Print JSON
@@ -336,7 +423,7 @@ pub(crate) struct DrainTargetArgs {
     #[arg(long, value_name = "TIME", value_parser = parse_duration, default_value = "10s")]
     pub(crate) wait: Duration,
     #[command(flatten)]
-    pub(crate) fleet: FleetArg,
+    pub(crate) ask: AskArgs,
     #[command(flatten)]
     pub(crate) token: TokenArg,
     /// Print JSON
@@ -375,7 +462,7 @@ pub(crate) struct PlanArgs {
     #[arg(long, value_name = "N", default_value_t = 5)]
     pub(crate) items: u32,
     #[command(flatten)]
-    pub(crate) fleet: FleetArg,
+    pub(crate) ask: AskArgs,
     /// Print JSON
     #[arg(long)]
     pub(crate) json: bool,
@@ -396,7 +483,7 @@ pub(crate) struct PushArgs {
     #[arg(long, value_name = "TIME", value_parser = parse_duration, default_value = "10m", requires = "now")]
     pub(crate) wait: Duration,
     #[command(flatten)]
-    pub(crate) fleet: FleetArg,
+    pub(crate) ask: AskArgs,
     #[command(flatten)]
     pub(crate) token: TokenArg,
     /// Print JSON
@@ -413,7 +500,7 @@ pub(crate) struct StatusArgs {
     #[arg(long, value_name = "TIME", value_parser = parse_duration, default_value = "30s")]
     pub(crate) window: Duration,
     #[command(flatten)]
-    pub(crate) fleet: FleetArg,
+    pub(crate) ask: AskArgs,
     /// Print JSON
     #[arg(long)]
     pub(crate) json: bool,
@@ -441,6 +528,8 @@ pub(crate) struct ApplyArgs {
         hide_env_values = true
     )]
     pub(crate) fleet: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) ca: CaArg,
     #[command(flatten)]
     pub(crate) token: TokenArg,
     /// Print JSON
@@ -495,6 +584,8 @@ pub(crate) struct HealthArgs {
     /// How long to wait for the response
     #[arg(long, value_name = "TIME", value_parser = parse_duration, default_value = "2s")]
     pub(crate) timeout: Duration,
+    #[command(flatten)]
+    pub(crate) ca: CaArg,
 }
 
 #[derive(Debug, Args)]
@@ -518,6 +609,10 @@ pub(crate) struct DemoArgs {
     /// Keep that directory at the end
     #[arg(long)]
     pub(crate) keep: bool,
+    /// Write the demo's certificates and their authority's root (ca.pem) into this directory, unless
+    /// recent ones are there, and end; the compose demo uses it
+    #[arg(long, value_name = "DIR", exclusive = true)]
+    pub(crate) certificates: Option<PathBuf>,
 }
 
 #[derive(Debug, Args)]

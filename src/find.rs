@@ -8,6 +8,7 @@ use nearcast_fleet::config::{Control, Fleet, Secret};
 use nearcast_fleet::failure::{Failure, FailureKind};
 use nearcast_fleet::file::{self, KeySource};
 
+use crate::cli::{AskArgs, CaArg};
 use crate::kernel;
 
 /// Default name of the fleet file.
@@ -50,6 +51,20 @@ pub(crate) fn fleet_path(named: Option<&Path>) -> Result<PathBuf, Failure> {
 pub(crate) fn fleet(named: Option<&Path>) -> Result<Fleet, Failure> {
     // Operators authenticate with a token, and may not be able to read a node's key.
     file::load_with(&fleet_path(named)?, KeySource::Unneeded)
+}
+
+/// Loads the fleet file of a command that asks its nodes.
+pub(crate) fn fleet_to_ask(arguments: &AskArgs) -> Result<Fleet, Failure> {
+    let fleet = fleet(arguments.fleet.fleet.as_deref())?;
+    Ok(trusting(fleet, &arguments.ca))
+}
+
+/// A fleet whose `https` URLs are verified by the authority that the command names, where it does.
+pub(crate) fn trusting(mut fleet: Fleet, named: &CaArg) -> Fleet {
+    if let Some(ca) = &named.ca {
+        fleet.ca = Some(ca.clone());
+    }
+    fleet
 }
 
 /// The fleet's control role.

@@ -112,6 +112,7 @@ fn run(cli: Cli) -> Result<(), Failure> {
             Command::Undrain(arguments) => operate::drain::undrain(arguments.target).await,
             Command::Plan(arguments) => operate::plan::run(arguments).await,
             Command::Push(arguments) => operate::push::run(arguments).await,
+            Command::Trace(arguments) => operate::trace::run(arguments).await,
             Command::Status(arguments) => operate::status::run(arguments).await,
             Command::Apply(arguments) => operate::apply::run(arguments).await,
             Command::Health(arguments) => operate::health::run(arguments).await,
@@ -126,13 +127,15 @@ fn run(cli: Cli) -> Result<(), Failure> {
     outcome
 }
 
-/// Logs go to stderr: `--log`, else `RUST_LOG`, else what the command needs.
+/// Logs go to stderr: `--log`, else `RUST_LOG`, else what the command needs. The library of HTTP/2
+/// warns of what its clients do, which would let them fill the log: that is counted instead.
 fn start_log(asked: Option<&str>, is_role: bool) -> Result<(), Failure> {
     let from_environment = std::env::var("RUST_LOG").ok();
-    let directives =
-        asked
-            .or(from_environment.as_deref())
-            .unwrap_or(if is_role { "info" } else { "warn" });
+    let directives = asked.or(from_environment.as_deref()).unwrap_or(if is_role {
+        "info,h2=error"
+    } else {
+        "warn"
+    });
     let filter = EnvFilter::try_new(directives).map_err(|e| {
         let hint =
             "write a level (error, warn, info, debug, trace) or module=level, with commas between";

@@ -26,6 +26,8 @@ use crate::{find, kernel, roles};
 const DEFAULT_USERS: [&str; 2] = ["nearcast", "nobody"];
 /// The user id of `nobody` where the system knows no users at all, as in an empty container.
 const NOBODY_ID: u32 = 65_534;
+/// Where trials are. Not the directory of the environment: with that, any could be a trial's.
+const TEMPORARY: [&str; 2] = ["/tmp", "/var/tmp"];
 /// Depth to which the owner of a state directory is changed. The store needs two.
 const DEPTH_MAX: usize = 32;
 
@@ -52,6 +54,38 @@ impl Account {
             gid: NOBODY_ID,
             groups: Vec::new(),
         })
+    }
+
+    /// The user that a fleet's roles run as when root starts them; `None` if that is root or unknown.
+    pub(crate) fn of_fleet(fleet: &Fleet) -> Option<Self> {
+        let (passwd, group) = databases();
+        let account = match &fleet.user {
+            Some(named) => Self::find(named, &passwd, &group).ok()?,
+            None => Self::default_of_system(),
+        };
+        (account.uid != 0).then_some(account)
+    }
+
+    /// The file, or the directory above it, whose permission bits keep it from reading that file.
+    /// `None` also below a temporary directory that is closed: a trial, whose roles stay root.
+    pub(crate) fn closed_to(&self, path: &Path) -> Option<PathBuf> {
+        self.closed(path)
+            .filter(|closed| !(closed.is_dir() && TEMPORARY.iter().any(|t| closed.starts_with(t))))
+    }
+
+    fn closed(&self, path: &Path) -> Option<PathBuf> {
+        let named = std::path::absolute(path).ok()?;
+        // A link leads to a file that may be below other directories.
+        let real = fs::canonicalize(path).ok()?;
+        let is_closed = |directory: &&Path| {
+            fs::metadata(directory).is_ok_and(|about| !self.may_enter(&about, false))
+        };
+        let mut directories = named.ancestors().skip(1).chain(real.ancestors().skip(1));
+        if let Some(closed) = directories.find(is_closed) {
+            return Some(closed.to_owned());
+        }
+        let about = fs::metadata(&real).ok()?;
+        (!self.has_bits(&about, 0o4)).then(|| path.to_owned())
     }
 
     /// `USER` or `USER:GROUP`, each a name or a number, in the texts of `/etc/passwd` and
@@ -127,7 +161,10 @@ impl Account {
 
     /// Whether the permission bits let it search (and, where `read`, list) a directory.
     fn may_enter(&self, about: &fs::Metadata, read: bool) -> bool {
-        let wanted = if read { 0o5 } else { 0o1 };
+        self.has_bits(about, if read { 0o5 } else { 0o1 })
+    }
+
+    fn has_bits(&self, about: &fs::Metadata, wanted: u32) -> bool {
         let shift = match () {
             () if about.uid() == self.uid => 6,
             () if about.gid() == self.gid || self.groups.contains(&about.gid()) => 3,
@@ -295,7 +332,7 @@ impl Privileges {
     fn check(&self, needs: &Needs) -> Result<(), Failure> {
         let name = self.account.as_ref().map_or("", |account| &account.name);
         let refused = |path: &Path, error: &io::Error, what: &str| {
-            let hint = "this role was started as root and runs as that user; let it, or name another with user in [fleet] or --user";
+            let hint = "this role was started as root and runs as that user; let it (chgrp GROUP FILE, chmod 640 FILE), or name another with user in [fleet] or --user";
             Failure::new(
                 FailureKind::NoInput,
                 format!(
@@ -425,6 +462,18 @@ fn of_fleet(arguments: &NodeArgs, kind: Kind, mut needs: Needs) -> Option<Needs>
         Kind::Control => roles::choose(asked, "", fleet.control.iter().map(|c| c.name.as_str())),
     };
     let name = name.ok()?;
+    needs.files.extend(fleet.ca.clone());
+    let own = fleet
+        .control
+        .as_ref()
+        .filter(|_| matches!(kind, Kind::Control));
+    let shown = [
+        own.and_then(|c| c.identity.as_ref()),
+        fleet.admin_identity.as_ref(),
+    ];
+    for files in shown.into_iter().flatten() {
+        needs.files.extend([files.cert.clone(), files.key.clone()]);
+    }
     match kind {
         Kind::NameServer => needs.files.extend(fleet.steering.geo_db.clone()),
         Kind::Edge => needs.files.extend(tls_files(&fleet)),
@@ -462,8 +511,6 @@ fn tls_files(fleet: &Fleet) -> Vec<PathBuf> {
 /// enter: a trial, such as a test of this program. State directories are handed over, so they are
 /// none.
 fn closed_trial(needs: &Needs, account: &Account) -> Option<PathBuf> {
-    // Not the one of the environment: with that, any directory could be a trial's.
-    let temporary = ["/tmp", "/var/tmp"];
     let state = needs.state.as_ref().map(|(state, _)| state.as_path());
     let is_closed = |directory: &Path, read| {
         let about = fs::metadata(directory).ok().filter(fs::Metadata::is_dir);
@@ -479,7 +526,7 @@ fn closed_trial(needs: &Needs, account: &Account) -> Option<PathBuf> {
         .chain(&needs.filled)
         .map(PathBuf::as_path)
         .chain(state);
-    for path in paths.filter(|path| temporary.iter().any(|t| path.starts_with(t))) {
+    for path in paths.filter(|path| TEMPORARY.iter().any(|t| path.starts_with(t))) {
         if let Some(closed) = path
             .ancestors()
             .skip(1)
@@ -492,7 +539,7 @@ fn closed_trial(needs: &Needs, account: &Account) -> Option<PathBuf> {
     let mut served = needs
         .served
         .iter()
-        .filter(|path| needs.fleet_path.is_none() && temporary.iter().any(|t| path.starts_with(t)));
+        .filter(|path| needs.fleet_path.is_none() && TEMPORARY.iter().any(|t| path.starts_with(t)));
     served.find(|path| is_closed(path, true)).cloned()
 }
 
@@ -678,6 +725,43 @@ mod tests {
                 (found, _) => panic!("{text}: {found:?}"),
             }
         }
+    }
+
+    #[test]
+    fn a_file_is_closed_by_its_bits_or_by_a_directory_above_it_or_its_target() {
+        let account = |uid, gid| Account {
+            name: "someone".to_owned(),
+            uid,
+            gid,
+            groups: vec![],
+        };
+        let directory = tempfile::tempdir().expect("a directory");
+        let path = |name: &str| directory.path().join(name);
+        fs::create_dir(path("archive")).expect("made");
+        fs::write(path("archive/key"), "").expect("written");
+        std::os::unix::fs::symlink(path("archive/key"), path("key")).expect("made");
+        let about = fs::metadata(path("key")).expect("there");
+        let set = |name: &str, mode| {
+            fs::set_permissions(path(name), Permissions::from_mode(mode)).expect("ours");
+        };
+        set("", 0o755);
+        let (stranger, member) = (account(54_321, 54_321), account(54_321, about.gid()));
+        for (archive, key, of_stranger, of_member) in [
+            (0o755, 0o600, Some("key"), Some("key")),
+            (0o755, 0o640, Some("key"), None),
+            (0o755, 0o644, None, None),
+            (0o700, 0o644, Some("archive"), Some("archive")),
+            (0o710, 0o640, Some("archive"), None),
+        ] {
+            set("archive/key", key);
+            set("archive", archive);
+            for (account, expected) in [(&stranger, of_stranger), (&member, of_member)] {
+                let found = account.closed(&path("key"));
+                assert_eq!(found, expected.map(path), "{archive:o} {key:o} {account:?}");
+            }
+        }
+        assert_eq!(stranger.closed(&path("nowhere")), None);
+        assert_eq!(stranger.closed_to(&path("key")), None, "a trial");
     }
 
     #[test]

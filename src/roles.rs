@@ -4,9 +4,11 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use nearcast_fleet::config::{CachePolicy, Fleet};
+use nearcast_fleet::config::{
+    AccessLog, CachePolicy, CertificateFiles, Fleet, LogFormat, LogTarget,
+};
 use nearcast_fleet::failure::{Failure, FailureKind};
-use nearcast_fleet::file::{self, KeySource, Mistake};
+use nearcast_fleet::file::{self, KeySource, Mistake, StandaloneEdge};
 use nearcast_fleet::follow::{self, NodeContext};
 use nearcast_fleet::lookup::NoSuchNode;
 use nearcast_fleet::node_key::{self, OwnKey};
@@ -14,7 +16,7 @@ use nearcast_net::shutdown;
 use tokio::signal::unix::SignalKind;
 use tokio::sync::watch;
 
-use crate::cli::{EdgeArgs, GslbDnsArgs, NodeArgs, OriginArgs};
+use crate::cli::{AccessLogFormat, EdgeArgs, GslbDnsArgs, NodeArgs, OriginArgs};
 use crate::operate::check;
 use crate::{find, kernel, signals};
 
@@ -72,9 +74,14 @@ pub(crate) async fn edge(
         forward_fields,
         key_fields,
         no_heuristic,
+        access_log,
+        access_log_format,
         memory,
         disk,
         state_dir,
+        listen_tls,
+        cert,
+        key,
     } = arguments;
     let context = match origin {
         Some(origin) => {
@@ -91,7 +98,19 @@ pub(crate) async fn edge(
                 key_fields: lower(key_fields),
                 ..CachePolicy::default()
             };
-            let fleet = file::standalone_edge(listen, &origin, state_dir, memory, disk, cache)?;
+            let mut fleet = file::standalone_edge(StandaloneEdge {
+                listen,
+                listen_tls,
+                certificates: certificates(cert, key)?,
+                origin,
+                state_dir,
+                memory,
+                disk,
+                cache,
+            })?;
+            if let Some(path) = access_log {
+                fleet.access_log = Some(own_access_log(path, access_log_format)?);
+            }
             context("edge".to_owned(), fleet, None, no_check, with_parent).await?
         }
         None => {
@@ -109,6 +128,48 @@ pub(crate) async fn edge(
         }
     };
     nearcast_edge::run(with_step(context, when_open)).await
+}
+
+/// The access log of an edge without a fleet file. Its path starts at the current directory.
+fn own_access_log(path: PathBuf, format: AccessLogFormat) -> Result<AccessLog, Failure> {
+    let target = match path.as_os_str() == "-" {
+        true => LogTarget::Stdout,
+        false => LogTarget::File(std::path::absolute(&path).map_err(|error| {
+            Failure::new(
+                FailureKind::Usage,
+                format!(
+                    "{} cannot be the access log: {error}; name a file, or - for standard output",
+                    path.display()
+                ),
+            )
+        })?),
+    };
+    Ok(AccessLog {
+        format: match format {
+            AccessLogFormat::Json => LogFormat::Json,
+            AccessLogFormat::Common => LogFormat::Common,
+            AccessLogFormat::Combined => LogFormat::Combined,
+        },
+        ..AccessLog::to(target)
+    })
+}
+
+/// The certificates of a command line, each with the key at the same place.
+fn certificates(cert: Vec<PathBuf>, key: Vec<PathBuf>) -> Result<Vec<CertificateFiles>, Failure> {
+    if cert.len() != key.len() {
+        return Err(Failure::new(
+            FailureKind::Usage,
+            format!(
+                "there are {} --cert and {} --key; each certificate needs its key, in the same order",
+                cert.len(),
+                key.len()
+            ),
+        ));
+    }
+    let pairs = cert.into_iter().zip(key);
+    Ok(pairs
+        .map(|(cert, key)| CertificateFiles { cert, key })
+        .collect())
 }
 
 /// `nearcast origin`.

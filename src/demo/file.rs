@@ -12,6 +12,8 @@ pub(super) const DNS: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOS
 pub(super) const CONSOLE_URL: &str = "http://127.0.0.1:7700/";
 /// Port of the edges.
 pub(super) const EDGE_PORT: u16 = 8080;
+/// Their port for HTTPS.
+pub(super) const EDGE_TLS_PORT: u16 = 8443;
 
 /// A cluster of the demo.
 pub(super) struct DemoCluster {
@@ -137,6 +139,7 @@ push_share = "50%"
 name = "{}-{number}"
 address = "{ip}"
 listen = "{ip}:{EDGE_PORT}"
+listen_tls = "{ip}:{EDGE_TLS_PORT}"
 admin = "{ip}:9100"
 memory = "4MiB"
 disk = "64MiB"
@@ -169,6 +172,19 @@ mod tests {
             let fleet = nearcast_fleet::file::parse_with(&text, Path::new("/demo"), key)
                 .unwrap_or_else(|mistakes| panic!("{date}: {mistakes:?}\n{text}"));
             assert_eq!(fleet.clusters.len(), 3);
+            let nodes = fleet.clusters.iter().flat_map(|c| &c.nodes);
+            assert!(nodes.into_iter().all(|n| n.listen_tls.len() == 1), "{date}");
+            let names: Vec<_> = (fleet.tls.certificates.iter())
+                .flat_map(|files| [&files.cert, &files.key])
+                .map(|path| path.strip_prefix("/demo/certificates").expect("the demo's"))
+                .collect();
+            let written = [
+                "demo.test.pem",
+                "demo.test.key",
+                "cdn.test.pem",
+                "cdn.test.key",
+            ];
+            assert_eq!(names, written.map(Path::new), "{date}");
             let real = now.as_millisecond() as f64 / 1000.0;
             // The first window opens within a minute and is over within a minute and a half; none
             // is open at the start.

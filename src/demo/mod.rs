@@ -4,6 +4,7 @@
 //! role, waits until all are ready and steering works, prints commands to try, and watches its
 //! children until it ends. However it ends, its children end with it.
 
+mod certificates;
 mod children;
 mod dir;
 mod file;
@@ -45,6 +46,12 @@ const TRAFFIC: &str = "traffic";
 
 /// Runs the demo to its end.
 pub(crate) async fn run(arguments: DemoArgs, log: Option<&str>) -> Result<(), Failure> {
+    if let Some(directory) = &arguments.certificates {
+        let written = certificates::write_unless_recent(directory, Timestamp::now())?;
+        let state = if written { "written" } else { "recent already" };
+        outln!("{}: {state}", directory.join(certificates::ROOT).display());
+        return Ok(());
+    }
     let mut ends = Ends::listen()?;
     let path = arguments.state_dir.clone().unwrap_or_else(find::demo_dir);
     let dir = DemoDir::take(&path)?;
@@ -71,7 +78,9 @@ async fn live(
     ends: &mut Ends,
 ) -> Result<(), Failure> {
     let fleet_path = dir.join(find::FILE_NAME);
-    let text = file::text(Timestamp::now(), arguments.clock_speed);
+    let now = Timestamp::now();
+    let text = file::text(now, arguments.clock_speed);
+    certificates::write(&dir.join(certificates::DIRECTORY), now)?;
     // Control and the name server hold the fleet's key, the others their own, which they find in
     // their state directories.
     let root = key::new_key()?;
@@ -268,7 +277,10 @@ fn check_addresses(fleet: &Fleet) -> Result<(), Failure> {
             .map(|o| ("the origin".to_owned(), o.listen)),
     );
     let edges = fleet.clusters.iter().flat_map(|c| &c.nodes);
-    tcp.extend(edges.flat_map(|n| n.listen.iter().map(|l| (format!("edge {}", n.name), *l))));
+    tcp.extend(edges.flat_map(|n| {
+        let listeners = n.listen.iter().chain(&n.listen_tls);
+        listeners.map(|l| (format!("edge {}", n.name), *l))
+    }));
     let dns: Vec<SocketAddr> = fleet
         .name_servers
         .iter()
@@ -297,7 +309,7 @@ fn taken(what: &str, address: SocketAddr, error: &std::io::Error) -> Failure {
 }
 
 async fn wait_ready(node: &DemoNode) {
-    let client = Client::new();
+    let client = Client::new(None);
     let url = format!("http://{}/ready", node.admin);
     while !client
         .get(&url, Duration::from_secs(2))
@@ -366,18 +378,26 @@ fn banner(
         format!("  Kill an edge, then ask dig again: it is out of the answers within two seconds:\n    kill -9 {pid:<52} # {victim}\n")
     });
     let watch = format!("http://{first}:{port}/watch");
+    let tls_port = file::EDGE_TLS_PORT;
+    let root = dir.join(certificates::DIRECTORY).join(certificates::ROOT);
+    let root = root.display();
+    let log = dir.join(format!("{}-1", nyc.name)).join("access.log");
+    let log = log.display();
     format!(
         "\nA CDN of {} clusters runs on this machine, ready after {:.1} s. A day of it takes {}. Ctrl-C ends it.\n\n\
-         \x20 Console  {}\n  Player   {watch}\n\nTry, in another terminal:\n\
+         \x20 Console  {}\n  Player   {watch}\n           https://{first}:{tls_port}/watch, for a browser that trusts {root}\n\nTry, in another terminal:\n\
          \x20 DNS steers each client to its place:\n{digs}\
          \x20 A miss, then a hit (see Cache-Status):\n\
          \x20   curl -sD - -o /dev/null --resolve www.demo.test:{port}:{other} 'http://www.demo.test:{port}/about.html?first'\n\
+         \x20 The same by HTTPS and HTTP/2, with a certificate of the demo's own authority:\n\
+         \x20   curl -sD - -o /dev/null --cacert {root} --resolve www.demo.test:{tls_port}:{other} 'https://www.demo.test:{tls_port}/about.html?first'\n\
          \x20 Why that cluster?\n    {this} explain www.demo.test --client 203.0.113.9{fleet}\n\
          \x20 Forget a site everywhere, and see how long that takes:\n    {this} purge --site www{fleet}\n\
          \x20 What would be pushed tonight? Push it now:\n    {this} plan{fleet}\n    {this} push --now{fleet}\n\
+         \x20 Who asked for what, and how one of the requests was answered:\n    tail -n 1 {log}\n    {this} trace \"$(tail -n 1 {log} | sed 's/.*\"request_id\":\"\\([^\"]*\\).*/\\1/')\"{fleet}\n\
          {kill}\
          \x20 All nodes at a glance:\n    {this} status{fleet}\n\n\
-         Files: {} (nearcast.toml, logs/)\n\n",
+         Files: {} (nearcast.toml, certificates/, logs/)\n\n",
         CLUSTERS.len(),
         took.as_secs_f64(),
         crate::text::span_ms(day.as_millis() as u64),

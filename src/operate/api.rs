@@ -27,7 +27,7 @@ impl Api {
     pub(crate) fn of(fleet: &Fleet) -> Result<Self, Failure> {
         Ok(Self {
             base: find::control(fleet)?.url.clone(),
-            client: Client::new(),
+            client: Client::new(fleet.ca.clone()),
         })
     }
 
@@ -37,6 +37,19 @@ impl Api {
             Method::GET,
             path,
             None,
+            Bytes::new(),
+            "application/json",
+            ANSWER_MAX,
+        )
+        .await
+    }
+
+    /// `GET` with the operator's token.
+    pub(crate) async fn get_with(&self, path: &str, token: &Secret) -> Result<Value, Failure> {
+        self.exchange(
+            Method::GET,
+            path,
+            Some(token),
             Bytes::new(),
             "application/json",
             ANSWER_MAX,
@@ -125,6 +138,10 @@ fn unanswered(error: &ClientError) -> Failure {
         }
         ClientError::Connect { .. } => {
             "start it (`nearcast control`); content is served without it meanwhile"
+        }
+        // These have hints of their own.
+        ClientError::Tls { .. } | ClientError::Authorities { .. } => {
+            return Failure::new(FailureKind::Unavailable, error.to_string());
         }
         _ => "look at its log",
     };

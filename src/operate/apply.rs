@@ -18,6 +18,7 @@ pub(crate) async fn run(arguments: ApplyArgs) -> Result<(), Failure> {
         Some(other) => file::load_with(other, KeySource::Unneeded)?,
         None => new.clone(),
     };
+    let running = find::trusting(running, &arguments.ca);
     let token = find::token(arguments.token.token, &running)?;
     let target = format!(
         "/v1/fleet-file?check={}&restart_needed={}",

@@ -2,19 +2,24 @@
 
 use std::collections::BTreeSet;
 use std::collections::HashMap;
+use std::io::ErrorKind;
 use std::net::IpAddr;
 use std::path::Path;
 
-use nearcast_fleet::config::{Control, Fleet, NameServer, Node, Site};
+use nearcast_fleet::clock::now_unix_s;
+use nearcast_fleet::config::{CertificateFiles, Control, Fleet, NameServer, Node, Site};
 use nearcast_fleet::failure::{Failure, FailureKind};
 use nearcast_fleet::file::{self, Mistake};
 use nearcast_fleet::node_key;
 use nearcast_gslb_dns::steer;
 use nearcast_gslb_dns::zone::{self, ZoneError};
+use nearcast_net::tls::{ClientRoots, FileError, Identity};
 use serde_json::json;
 
 use super::print_json;
 use crate::cli::CheckArgs;
+use crate::kernel;
+use crate::privileges::Account;
 use crate::text::plural;
 
 /// Checks a fleet file and prints a summary.
@@ -101,6 +106,8 @@ pub(crate) fn print_warnings(path: &Path, fleet: &Fleet) {
 pub(crate) fn warnings(fleet: &Fleet, text: &str) -> Vec<Mistake> {
     let mut found = file::renamed_settings(text);
     found.extend(unreachable_elsewhere(fleet, text));
+    found.extend(own_certificate_warnings(fleet, text));
+    found.extend(certificate_warnings(fleet, text));
     for warning in node_key::warnings(fleet) {
         let (line, column) = place_of(text, |line| line.find("node_key"));
         let (problem, hint) = warning.split_once("; ").unwrap_or((&warning, ""));
@@ -124,6 +131,161 @@ pub(crate) fn warnings(fleet: &Fleet, text: &str) -> Vec<Mistake> {
             hint,
         });
     }
+    found
+}
+
+/// A pair of files as `check` finds it.
+enum PairHere {
+    /// Neither file is on this machine.
+    Elsewhere,
+    Usable(Identity),
+    /// What is wrong with it, and the hint where it is not the usual one.
+    Broken(String, Option<&'static str>),
+}
+
+impl PairHere {
+    fn look(files: &CertificateFiles) -> Self {
+        let error = match Identity::load(&files.cert, &files.key) {
+            Ok(identity) => return Self::Usable(identity),
+            Err(error) => error,
+        };
+        // A directory that this user may not enter hides whether they are there.
+        let is_here = [&files.cert, &files.key].map(|path| path.try_exists().unwrap_or(true));
+        let is_closed = matches!(
+            &error,
+            FileError::Unreadable { error, .. } if error.kind() == ErrorKind::PermissionDenied
+        );
+        match is_here {
+            [false, false] => Self::Elsewhere,
+            _ if is_closed => Self::Broken(
+                error.to_string(),
+                Some("if the nodes run as another user, check as root"),
+            ),
+            _ => Self::Broken(error.to_string(), None),
+        }
+    }
+}
+
+/// The user that roles run as when root starts them; `None` where that is root or unknown, and where
+/// this process is not root and so may not see all permissions.
+fn account_of(fleet: &Fleet) -> Option<Account> {
+    let is_root = kernel::user_id() == 0;
+    is_root.then(|| Account::of_fleet(fleet)).flatten()
+}
+
+/// Says that a node's user cannot read a file that root can.
+fn unreadable_to(account: Option<&Account>, files: &CertificateFiles) -> Option<String> {
+    let account = account?;
+    let mut paths = [&files.cert, &files.key].into_iter();
+    let (path, closed) = paths.find_map(|path| Some((path, account.closed_to(path)?)))?;
+    let of = match closed == *path {
+        true => String::new(),
+        false => format!(" (by the permissions of {})", closed.display()),
+    };
+    Some(format!(
+        "the user {}, which a node that root starts runs as, cannot read {}{of}",
+        account.name,
+        path.display()
+    ))
+}
+
+const UNREADABLE_HINT: &str = "let its group read the file and enter the directories above it (chgrp, chmod 640), or copy the pair; see docs/tls.md";
+
+/// What is wrong with the certificates of the nodes' own listeners and of the authority, as far as
+/// this machine has the files.
+fn own_certificate_warnings(fleet: &Fleet, text: &str) -> Vec<Mistake> {
+    let now = now_unix_s() as i64;
+    let account = account_of(fleet);
+    let hint = "a node that starts with such a file ends at once; a running one keeps the former";
+    let of_pair = |setting: &str, files: &CertificateFiles| {
+        let (problem, hint) = match PairHere::look(files) {
+            PairHere::Elsewhere => return None,
+            PairHere::Broken(problem, own_hint) => (problem, own_hint.unwrap_or(hint)),
+            PairHere::Usable(identity) => match identity.warning(now) {
+                Some(words) => (
+                    format!("{} {words}", files.cert.display()),
+                    "replace it; nodes read it again by themselves",
+                ),
+                None => (unreadable_to(account.as_ref(), files)?, UNREADABLE_HINT),
+            },
+        };
+        Some((files.cert.clone(), format!("{setting}: {problem}"), hint))
+    };
+    let control = fleet.control.as_ref().and_then(|c| c.identity.as_ref());
+    let pairs = [
+        ("control.cert", control),
+        ("fleet.admin_cert", fleet.admin_identity.as_ref()),
+    ];
+    let mut found: Vec<_> = pairs
+        .into_iter()
+        .filter_map(|(setting, files)| of_pair(setting, files?))
+        .collect();
+    if let Some(ca) = fleet.ca.as_ref().filter(|ca| ca.exists())
+        && let Err(error) = ClientRoots::load(Some(ca))
+    {
+        found.push((ca.clone(), format!("fleet.ca: {error}"), hint));
+    }
+
+    found
+        .into_iter()
+        .map(|(path, problem, hint)| {
+            let file = path.file_name().unwrap_or_default().to_string_lossy();
+            warning(place_of(text, |line| line.find(&*file)), problem, hint)
+        })
+        .collect()
+}
+
+/// Certificates that cannot be used, or that clients will object to, as far as their files are on
+/// this machine; and hosts that no certificate covers, where all of them are.
+fn certificate_warnings(fleet: &Fleet, text: &str) -> Vec<Mistake> {
+    let now = now_unix_s() as i64;
+    let account = account_of(fleet);
+    let mut found = Vec::new();
+    let mut identities = Vec::new();
+    for pair in &fleet.tls.certificates {
+        let file = pair.cert.file_name().unwrap_or_default().to_string_lossy();
+        let place = place_of(text, |line| line.find(&*file));
+        match PairHere::look(pair) {
+            PairHere::Elsewhere => {}
+            PairHere::Broken(problem, hint) => found.push(warning(
+                place,
+                problem,
+                hint.unwrap_or(
+                    "an edge with these files does not serve the certificate's hosts over TLS",
+                ),
+            )),
+            PairHere::Usable(identity) => {
+                found.extend(identity.warning(now).map(|words| {
+                    warning(
+                        place,
+                        format!("{} {words}", pair.cert.display()),
+                        "replace it on the edges, which read it again by themselves",
+                    )
+                }));
+                found.extend(
+                    unreadable_to(account.as_ref(), pair)
+                        .map(|problem| warning(place, problem, UNREADABLE_HINT)),
+                );
+                identities.push(identity);
+            }
+        }
+    }
+    // Where a certificate is elsewhere or broken, the hosts that it covers are not known.
+    if identities.is_empty() || identities.len() < fleet.tls.certificates.len() {
+        return found;
+    }
+
+    let strings = Strings::new(text);
+    let hosts = fleet.sites.iter().flat_map(|site| &site.hosts);
+    let uncovered = hosts
+        .filter(|host| *host != "*" && !identities.iter().any(|identity| identity.covers(host)));
+    found.extend(uncovered.map(|host| {
+        warning(
+            strings.first(host).unwrap_or(START),
+            format!("no certificate covers {host}"),
+            "clients cannot reach it over https; add a certificate, or leave it if it is served over http alone",
+        )
+    }));
     found
 }
 
@@ -466,6 +628,99 @@ mod tests {
         [[cluster]]\nname = \"ams\"\nplace = { latitude = 1, longitude = 1 }\n\
         [[cluster.node]]\nname = \"ams-1\"\naddress = \"192.0.2.1\"\n[[cluster.node]]\nname = \"ams-2\"\naddress = \"192.0.2.2\"\n\
         [[site]]\nname = \"www\"\norigin = \"http://192.0.2.80\"\n";
+
+    #[test]
+    fn certificates_of_this_machine_that_cannot_be_used_are_warned_of() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let path = |name: &str| dir.path().join(name).display().to_string();
+        let params = rcgen::CertificateParams::new(["control.test".to_owned()]);
+        let (mut params, key) = (params.expect("a name"), rcgen::KeyPair::generate());
+        let key = key.expect("a key");
+        let other = rcgen::KeyPair::generate().expect("a key");
+        let good = params.self_signed(&key).expect("a certificate");
+        params.not_after = rcgen::date_time_ymd(2001, 1, 1);
+        params.not_before = rcgen::date_time_ymd(2000, 1, 1);
+        let old = params.self_signed(&key).expect("a certificate");
+        for (name, text) in [
+            ("good.pem", good.pem()),
+            ("old.pem", old.pem()),
+            ("key.pem", key.serialize_pem()),
+            ("other.key", other.serialize_pem()),
+            ("junk.pem", "junk".to_owned()),
+        ] {
+            std::fs::write(dir.path().join(name), text).expect("written");
+        }
+        for (cert, key, words) in [
+            ("good.pem", "key.pem", ""),
+            ("elsewhere.pem", "elsewhere.key", ""),
+            ("old.pem", "key.pem", "old.pem has expired"),
+            ("junk.pem", "key.pem", "junk.pem has no certificate"),
+            ("good.pem", "junk.pem", "junk.pem has no private key"),
+            ("good.pem", "elsewhere.key", "cannot read "),
+            ("elsewhere.pem", "key.pem", "cannot read "),
+            ("good.pem", "other.key", "the key of another certificate"),
+        ] {
+            let pair = format!("cert = {:?}\nkey = {:?}\n", path(cert), path(key));
+            let of_control = SPREAD.replace("[control]\n", &format!("[control]\n{pair}"));
+            let of_sites = SPREAD.replace(
+                "[control]\n",
+                &format!("[[certificate]]\n{pair}[control]\n"),
+            );
+            for found in [
+                own_certificate_warnings(&fleet(&of_control), &of_control),
+                certificate_warnings(&fleet(&of_sites), &of_sites),
+            ] {
+                assert_eq!(found.len(), usize::from(!words.is_empty()), "{found:?}");
+                assert!(
+                    found
+                        .iter()
+                        .all(|m| m.line == 5 && m.problem.contains(words) && !m.hint.is_empty()),
+                    "{found:?}"
+                );
+            }
+        }
+        // What the file says about hosts is judged where all certificates are here.
+        let pair = |name: &str| {
+            format!(
+                "[[certificate]]\ncert = {:?}\nkey = {:?}\n",
+                path(name),
+                path("key.pem")
+            )
+        };
+        let hosts = "\nhosts = [\"control.test\", \"b.other.test\", \"www.test\"]\n";
+        for (pairs, expected) in [
+            (pair("good.pem"), &["b.other.test", "www.test"][..]),
+            (
+                pair("good.pem") + &pair("elsewhere.pem").replace("key.pem", "elsewhere.key"),
+                &[],
+            ),
+            (String::new(), &[]),
+        ] {
+            let text = format!("{}{hosts}{pairs}", SPREAD.trim_end());
+            let found = certificate_warnings(&fleet(&text), &text);
+            let words: Vec<_> = found.iter().map(|m| m.problem.as_str()).collect();
+            let expected: Vec<_> = expected
+                .iter()
+                .map(|h| format!("no certificate covers {h}"))
+                .collect();
+            assert_eq!(words, expected);
+            let line = text
+                .lines()
+                .position(|line| line.starts_with("hosts"))
+                .map(|n| n + 1);
+            assert!(
+                found.iter().all(|m| Some(m.line) == line && m.column > 1),
+                "{found:?}"
+            );
+        }
+        let ca = format!("[fleet]\nca = {:?}\n", path("junk.pem"));
+        let text = SPREAD.replace("[fleet]\n", &ca);
+        let found = own_certificate_warnings(&fleet(&text), &text);
+        assert!(
+            found[0].line == 2 && found[0].problem.starts_with("fleet.ca: "),
+            "{found:?}"
+        );
+    }
 
     #[test]
     fn what_nodes_elsewhere_cannot_reach_is_warned_of() {

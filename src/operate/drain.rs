@@ -28,7 +28,7 @@ async fn run(arguments: DrainTargetArgs, drained: bool, force: bool) -> Result<(
         name,
         kind,
         wait,
-        fleet,
+        ask,
         token,
         json,
     } = arguments;
@@ -39,7 +39,7 @@ async fn run(arguments: DrainTargetArgs, drained: bool, force: bool) -> Result<(
         );
         return Err(Failure::new(FailureKind::Usage, message));
     }
-    let fleet = find::fleet(fleet.fleet.as_deref())?;
+    let fleet = find::fleet_to_ask(&ask)?;
     let token = find::token(token.token, &fleet)?;
     let mut body = json!({"name": name, "drained": drained, "force": force, "wait_ms": wait.as_millis() as u64});
     if let Some(kind) = kind {

@@ -17,7 +17,7 @@ const ANSWER_MAX: Duration = Duration::from_secs(5);
 
 /// Asks every name server that serves the name's zone, and shows how they differ.
 pub(crate) async fn run(arguments: ExplainArgs) -> Result<(), Failure> {
-    let fleet = find::fleet(arguments.fleet.fleet.as_deref())?;
+    let fleet = find::fleet_to_ask(&arguments.ask)?;
     if fleet.zone_name_servers.is_empty() {
         return Err(Failure::new(
             FailureKind::Usage,
@@ -54,7 +54,7 @@ pub(crate) async fn run(arguments: ExplainArgs) -> Result<(), Failure> {
     if let Some(resolver) = arguments.resolver {
         query.push_str(&format!("&resolver={resolver}"));
     }
-    let client = Client::new();
+    let client = Client::new(fleet.ca.clone());
     let mut answers: Vec<(String, Value)> = Vec::new();
     let mut failures = Vec::new();
     for server in servers_of(&fleet, &host)

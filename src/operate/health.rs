@@ -7,7 +7,9 @@ use crate::cli::HealthArgs;
 
 /// Sends one request. Container runtimes expect exit code 1 from a check that fails.
 pub(crate) async fn run(arguments: HealthArgs) -> Result<(), Failure> {
-    let outcome = Client::new().get(&arguments.url, arguments.timeout).await;
+    let outcome = Client::new(arguments.ca.ca)
+        .get(&arguments.url, arguments.timeout)
+        .await;
     let reason = match outcome {
         Ok(response) if response.status().is_success() => return Ok(()),
         Ok(response) => {

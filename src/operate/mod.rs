@@ -11,6 +11,7 @@ pub(crate) mod plan;
 pub(crate) mod purge;
 pub(crate) mod push;
 pub(crate) mod status;
+pub(crate) mod trace;
 
 /// Prints a value as JSON.
 fn print_json(value: &impl serde::Serialize) {

@@ -21,7 +21,7 @@ const ESCAPED: AsciiSet = NON_ALPHANUMERIC
 
 /// Shows the plan that control would push next.
 pub(crate) async fn run(arguments: PlanArgs) -> Result<(), Failure> {
-    let fleet = find::fleet(arguments.fleet.fleet.as_deref())?;
+    let fleet = find::fleet_to_ask(&arguments.ask)?;
     let items = if arguments.json {
         arguments.items.max(50)
     } else {

@@ -35,7 +35,7 @@ pub(crate) async fn run(arguments: PurgeArgs) -> Result<(), Failure> {
         let message = "a purge of everything needs confirmation, and there is no terminal for it: give --yes to purge";
         return Err(Failure::new(FailureKind::Usage, message));
     }
-    let fleet = find::fleet(arguments.fleet.fleet.as_deref())?;
+    let fleet = find::fleet_to_ask(&arguments.ask)?;
     if arguments.all && !arguments.yes {
         confirm(
             &fleet,
@@ -328,14 +328,17 @@ mod tests {
 
     #[test]
     fn everything_goes_only_when_the_zone_is_typed() {
-        let fleet = nearcast_fleet::file::standalone_edge(
-            vec![([127, 0, 0, 1], 80).into()],
-            "http://o",
-            std::path::PathBuf::new(),
-            nearcast_fleet::units::Bytes(1 << 20),
-            nearcast_fleet::units::Bytes(0),
-            nearcast_fleet::config::CachePolicy::default(),
-        );
+        let edge = nearcast_fleet::file::StandaloneEdge {
+            listen: vec![([127, 0, 0, 1], 80).into()],
+            listen_tls: Vec::new(),
+            certificates: Vec::new(),
+            origin: "http://o".into(),
+            state_dir: std::path::PathBuf::new(),
+            memory: nearcast_fleet::units::Bytes(1 << 20),
+            disk: nearcast_fleet::units::Bytes(0),
+            cache: nearcast_fleet::config::CachePolicy::default(),
+        };
+        let fleet = nearcast_fleet::file::standalone_edge(edge);
         let fleet = Fleet {
             zone: "cdn.test".into(),
             ..fleet.expect("a fleet")

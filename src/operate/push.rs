@@ -20,7 +20,7 @@ const BAR_STEPS: u64 = 1000;
 
 /// Pushes now and shows progress, or shows the orders so far.
 pub(crate) async fn run(arguments: PushArgs) -> Result<(), Failure> {
-    let fleet = find::fleet(arguments.fleet.fleet.as_deref())?;
+    let fleet = find::fleet_to_ask(&arguments.ask)?;
     let api = Api::of(&fleet)?;
     if !arguments.now {
         let answer = api.get("/v1/pushes").await?;

@@ -10,7 +10,7 @@ use crate::{find, text};
 
 /// Shows the state of the fleet.
 pub(crate) async fn run(arguments: StatusArgs) -> Result<(), Failure> {
-    let fleet = find::fleet(arguments.fleet.fleet.as_deref())?;
+    let fleet = find::fleet_to_ask(&arguments.ask)?;
     let window = arguments.window.as_secs().clamp(1, 3600);
     let answer = Api::of(&fleet)?
         .get(&format!("/v1/status?window={window}"))
