@@ -107,9 +107,9 @@ fn what_cannot_start_says_why_in_one_sentence() {
             "give the path of a file that is there",
         ),
         (
-            &["purge", "--url", "www.example.org/x", "--fleet", &good],
+            &["purge", "--url", "/x", "--fleet", &good],
             64,
-            "write http://www.example.org/x",
+            "write //host/path for both schemes",
         ),
         (
             &["purge", "--site", "www", "--fleet", &good],

@@ -28,6 +28,23 @@ fn the_dashboards_are_what_their_script_writes_and_fit_grafanas_schema() {
 }
 
 #[test]
+fn the_image_is_built_from_every_crate() {
+    let manifest = include_str!("../../Cargo.toml");
+    let dockerfile = include_str!("../../deploy/Dockerfile");
+    let members = manifest
+        .split("members = [")
+        .nth(1)
+        .and_then(|rest| rest.split(']').next())
+        .expect("the workspace has members");
+    for member in members.split('"').skip(1).step_by(2) {
+        assert!(
+            dockerfile.contains(&format!("COPY {member} {member}\n")),
+            "{member} is compiled into the image"
+        );
+    }
+}
+
+#[test]
 fn each_regions_client_walks_from_the_root_to_its_own_cluster() {
     let compose = Compose::new();
     run(
@@ -53,8 +70,8 @@ fn each_regions_client_walks_from_the_root_to_its_own_cluster() {
                     l.contains("starting") || l.contains("unhealthy") || l.contains("Restarting")
                 })
                 .collect();
-            // `image`, `fleet-key` and `keys` have done their work and ended.
-            if listed.lines().count() + 3 >= services.len() && waiting.is_empty() {
+            // `image`, `fleet-key`, `keys` and `certificates` have done their work and ended.
+            if listed.lines().count() + 4 >= services.len() && waiting.is_empty() {
                 Ok(())
             } else {
                 Err(listed)
@@ -109,6 +126,30 @@ fn each_regions_client_walks_from_the_root_to_its_own_cluster() {
         assert!(
             page.contains("<html") && page.len() > 1000,
             "{region}: {page}"
+        );
+    }
+    for (region, cluster) in REGIONS {
+        // Curl there trusts the demo's authority alone.
+        let about = "%{http_code} %{http_version}\n";
+        let url = "https://www.demo.test/";
+        let arguments = [
+            "-sS",
+            "-m",
+            "10",
+            "--retry",
+            "3",
+            "-D",
+            "-",
+            "-o",
+            "/dev/null",
+        ];
+        let arguments = [&["curl"], &arguments[..], &["-w", about, url]].concat();
+        let told = compose
+            .exec(&format!("client-{region}"), &arguments)
+            .to_lowercase();
+        assert!(
+            told.ends_with("200 2\n") && told.contains(&format!("cache-status: {cluster}-")),
+            "{region} over HTTPS: {told}"
         );
     }
     // The resolvers came by way of our root and TLD.

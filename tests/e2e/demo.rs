@@ -10,7 +10,8 @@ use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
 
-use crate::lab::process::{Process, nearcast};
+use crate::lab::browser::open;
+use crate::lab::process::{Process, nearcast, run};
 use crate::lab::{tools, wait};
 
 /// How long the demo may take until it says what to try: the limit for the first hit.
@@ -50,6 +51,12 @@ impl Demo {
         };
         demo.process.wait_for_output("Ctrl-C ends it", READY);
         demo
+    }
+
+    /// The file with the root of its authority.
+    fn root(&self) -> String {
+        let root = self.dir.join("certificates/ca.pem");
+        root.to_str().expect("a plain path").to_owned()
     }
 
     /// Runs an operator command for it.
@@ -106,6 +113,17 @@ fn head(edge: &str, path: &str) -> String {
     tools::curl(&["-D", "-", "-o", "/dev/null", "--resolve", &resolve, &url]).to_lowercase()
 }
 
+/// The head over HTTPS, from an edge whose certificate curl has verified with the demo's root.
+fn secure_head(demo: &Demo, edge: &str, path: &str) -> String {
+    let (resolve, url) = (
+        format!("www.demo.test:8443:{edge}"),
+        format!("https://www.demo.test:8443{path}"),
+    );
+    let root = demo.root();
+    let arguments = ["-D", "-", "-o", "/dev/null", "--cacert", &root];
+    tools::curl(&[&arguments[..], &["--resolve", &resolve, &url]].concat()).to_lowercase()
+}
+
 #[test]
 fn the_demo_steers_caches_and_leaves_nothing_behind() {
     let begun = Instant::now();
@@ -141,6 +159,43 @@ fn the_demo_steers_caches_and_leaves_nothing_behind() {
     // Everything that it prints to try is there.
     assert!(tools::curl(&["http://127.0.0.1:7700/"]).contains("<html"));
     assert!(tools::curl(&["-L", "http://127.0.10.1:8080/watch"]).contains("<video"));
+    assert!(
+        tools::curl(&["--cacert", &demo.root(), "https://127.0.10.1:8443/watch"])
+            .contains("<video")
+    );
+    let printed = demo.process.output();
+    let lines: Vec<&str> = printed.lines().map(str::trim).collect();
+    let curls: Vec<&&str> = lines.iter().filter(|l| l.starts_with("curl ")).collect();
+    assert_eq!(curls.len(), 2, "{printed}");
+    for (line, version) in curls.into_iter().zip(["HTTP/1.1 200", "HTTP/2 200"]) {
+        let head = run("sh", ["-c", line]);
+        assert!(head.starts_with(version), "{line}: {head}");
+    }
+    // The log has a request within a second, and its trace is where the log's id leads.
+    let (tail, trace) = (
+        lines.iter().find(|l| l.starts_with("tail -n 1")),
+        lines.iter().find(|l| l.contains(" trace \"$(tail")),
+    );
+    let (tail, trace) = (tail.expect("printed"), trace.expect("printed"));
+    wait::until("a line of the access log", Duration::from_secs(10), || {
+        let line = std::process::Command::new("sh").args(["-c", tail]).output();
+        let line = String::from_utf8_lossy(&line.expect("a shell runs").stdout).into_owned();
+        if line.contains("\"protocol\":\"HTTP/2") && line.contains("\"tls\":\"TLSv1.3\"") {
+            Ok(())
+        } else {
+            Err(line)
+        }
+    });
+    let traced = run("sh", ["-c", trace]);
+    assert!(
+        traced.contains("nyc-1") && traced.contains("/about.html?first"),
+        "{traced}"
+    );
+    let second = secure_head(&demo, "127.0.20.1", "/about.html?first");
+    assert!(
+        second.starts_with("http/2 200") && second.contains("; hit"),
+        "{second}"
+    );
     assert!(
         demo.operate(&["explain", "www.demo.test", "--client", "203.0.113.9"])
             .contains("nyc")
@@ -184,6 +239,81 @@ fn the_demo_steers_caches_and_leaves_nothing_behind() {
     assert!(status.success(), "{status}: {}", demo.process.output());
     wait_gone(&demo.dir);
     assert!(!demo.dir.exists());
+}
+
+#[test]
+fn every_edge_shows_the_certificate_for_the_name_and_the_root_is_needed() {
+    let mut demo = Demo::start(&["--no-traffic"]);
+    let root = demo.root();
+    for edge in [
+        "127.0.10.1",
+        "127.0.10.2",
+        "127.0.20.1",
+        "127.0.20.2",
+        "127.0.30.1",
+        "127.0.30.2",
+    ] {
+        for host in [
+            "www.demo.test",
+            "video.demo.test",
+            "www.cdn.test",
+            "video.cdn.test",
+            edge,
+        ] {
+            let (to, url) = (
+                format!("{host}:8443:{edge}:8443"),
+                format!("https://{host}:8443/"),
+            );
+            let about = "%{http_code} %{http_version} %{ssl_verify_result}";
+            let arguments = ["-o", "/dev/null", "-w", about, "--cacert", &root];
+            let found = tools::curl(&[&arguments[..], &["--connect-to", &to, &url]].concat());
+            assert_eq!(found, "200 2 0", "{host} at {edge}");
+        }
+    }
+    let without = std::process::Command::new("curl")
+        .args(["-sS", "-m", "10", "https://127.0.10.1:8443/"])
+        .status()
+        .expect("curl runs");
+    assert_eq!(
+        without.code(),
+        Some(60),
+        "a client that was not given the root trusts no edge"
+    );
+    demo.process.signal("TERM");
+    assert!(demo.process.wait(END).success());
+}
+
+#[test]
+fn chromium_plays_the_film_over_http2() {
+    let mut demo = Demo::start(&["--no-traffic"]);
+    let certificate = demo.dir.join("certificates/demo.test.pem");
+    let certificate = certificate.to_str().expect("a plain path");
+    // Chromium has no option for another root; this one lets exactly this key pass.
+    let pin = run(
+        "sh",
+        [
+            "-c",
+            "openssl x509 -in \"$0\" -noout -pubkey | openssl pkey -pubin -outform der | openssl dgst -sha256 -binary | base64",
+            certificate,
+        ],
+    );
+    let pin = format!(
+        "--chromium=--ignore-certificate-errors-spki-list={}",
+        pin.trim()
+    );
+    let resolve = "--chromium=--host-resolver-rules=MAP www.demo.test 127.0.30.1";
+    let playing = "(v => v && v.currentTime > 2 && v.videoWidth > 0 && document.getElementById('protocol').innerText === 'HTTP/2' && \
+                   (all => all.length > 4 && all.every(e => e.nextHopProtocol === 'h2'))(performance.getEntriesByType('resource')))\
+                   (document.querySelector('video'))";
+    let url = "https://www.demo.test:8443/watch";
+    for text in open(url, playing, &[&pin, resolve]) {
+        let text = text.to_lowercase();
+        for word in ["http/2", "sin-1", "big buck bunny"] {
+            assert!(text.contains(word), "the page shows {word:?}:\n{text}");
+        }
+    }
+    demo.process.signal("TERM");
+    assert!(demo.process.wait(END).success());
 }
 
 #[test]

@@ -11,11 +11,12 @@ use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use nearcast_testing::{Origin, Reply};
+use nearcast_testing::{Gate, Origin, Reply};
 
+use crate::lab::certificates::{ECDSA, Pair};
 use crate::lab::fleet::{CLIENTS, Fleet, Plan};
 use crate::lab::process::Process;
-use crate::lab::tools::dig_addresses;
+use crate::lab::tools::{PYTHON, dig_addresses};
 use crate::lab::wait;
 
 /// Longer than a lame duck here (detection, and the TTL of 5 s) and what it leaves behind take, on
@@ -64,6 +65,85 @@ fn an_edge_leaves_the_answers_and_finishes_the_transfer_it_has_begun() {
         fleet.node("ams-1").wait(DRAINED).success(),
         "and the edge ended well"
     );
+}
+
+#[test]
+fn over_tls_open_requests_finish_and_idle_connections_are_told_the_end() {
+    let directory = tempfile::tempdir().expect("a temporary directory can be made");
+    let pair = Pair::make(directory.path(), "www", &ECDSA, "DNS:www.demo.test");
+    // The edge gives root up.
+    let mode = std::os::unix::fs::PermissionsExt::from_mode(0o644);
+    std::fs::set_permissions(&pair.key, mode).expect("it is ours");
+    let mut plan = Plan {
+        clusters: 1,
+        nodes: 1,
+        more: pair.section(),
+        fleet: "drain_max = \"5s\"".into(),
+        ..Plan::new()
+    };
+    let gate = Gate::default();
+    let held = gate.clone();
+    let origin = Origin::start_at(plan.origin_address(), move |seen| {
+        match seen.target.starts_with("/long") {
+            true => Reply::ok(vec![b'x'; 300_000], "no-store").held_at(100_000, &held),
+            false => Reply::ok("a page", "max-age=60"),
+        }
+    });
+    plan.origin = Some(origin.url());
+    let mut fleet = Fleet::start(plan);
+    let edge = fleet.plan.edge(0, 0).to_string();
+
+    let resolve = format!("www.demo.test:443:{edge}");
+    let curl = |version: &str, path: &str| {
+        let mut command = Command::new("curl");
+        let shown = "%{http_code} %{size_download} %{http_version}";
+        command.args(["-sS", "-m", "60", "-o", "/dev/null", "-w", shown, version]);
+        command.args(["--resolve", &resolve, "--cacert", pair.cert()]);
+        command.arg(format!("https://www.demo.test{path}"));
+        command
+    };
+    let mut transfers = [("--http1.1", "/long1", "1.1"), ("--http2", "/long2", "2")].map(
+        |(version, path, shown)| {
+            let transfer = Process::start(&path[1..], &fleet.path(""), curl(version, path));
+            wait::until("the transfer to begin", SOON, || match origin.count(path) {
+                1 => Ok(()),
+                count => Err(format!("{count}")),
+            });
+            (transfer, shown)
+        },
+    );
+    // Idle connections: one of HTTP/1.1, whose end `openssl` shows, and one of HTTP/2.
+    let mut idle = Command::new("sh");
+    let to = format!(
+        "{{ printf 'GET / HTTP/1.1\\r\\nHost: www.demo.test\\r\\n\\r\\n'; cat; }} | \
+         openssl s_client -connect {edge}:443 -servername www.demo.test -quiet -ign_eof -msg 2>&1"
+    );
+    idle.args(["-c", &to]).stdin(std::process::Stdio::null());
+    let mut idle = Process::start("openssl", &fleet.path(""), idle);
+    idle.wait_for_output("a page", SOON);
+    let mut multiplexed = Command::new(PYTHON);
+    multiplexed
+        .arg(concat!(
+            env!("CARGO_MANIFEST_DIR"),
+            "/tests/e2e/lab/http2_goodbye.py"
+        ))
+        .args([&edge, "443", pair.cert()]);
+    let mut multiplexed = Process::start("http2", &fleet.path(""), multiplexed);
+    multiplexed.wait_for_output("served", SOON);
+
+    fleet.node("ams-1").signal("TERM");
+    idle.wait_for_output("close_notify", DRAINED);
+    multiplexed.wait_for_output("goaway 0", DRAINED);
+    multiplexed.wait_for_output("closed", DRAINED);
+    let refused = curl("--http1.1", "/").output().expect("curl runs");
+    assert_eq!(refused.status.code(), Some(7), "{refused:?}");
+
+    gate.open();
+    for (transfer, version) in &mut transfers {
+        assert!(transfer.wait(SOON).success(), "{}", transfer.output());
+        assert_eq!(transfer.output(), format!("200 300000 {version}"));
+    }
+    assert!(fleet.node("ams-1").wait(DRAINED).success());
 }
 
 #[test]

@@ -181,6 +181,15 @@ fn every_example_of_every_command_works() {
         let key = place.path().join("fleet.key");
         fs::copy(file.with_file_name("fleet.key"), &key).expect("the demo's key can be copied");
         fs::set_permissions(&key, PermissionsExt::from_mode(0o644)).expect("the copy is ours");
+        // And the certificates.
+        let certificates = place.path().join("certificates");
+        fs::create_dir_all(&certificates).expect("made");
+        for file in fs::read_dir(file.with_file_name("certificates")).expect("it has some") {
+            let file = file.expect("an entry");
+            let copy = certificates.join(file.file_name());
+            fs::copy(file.path(), &copy).expect("the demo's file can be copied");
+            fs::set_permissions(&copy, PermissionsExt::from_mode(0o644)).expect("ours");
+        }
         demo.signal("INT");
         assert!(demo.wait(READY).success(), "{line}: {}", demo.output());
         assert!(!file.exists(), "{line} left something behind");

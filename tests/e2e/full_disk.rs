@@ -8,7 +8,7 @@ use std::time::Duration;
 use nearcast_testing::{Origin, Reply};
 
 use crate::lab::addresses::Block;
-use crate::lab::fleet::Plan;
+use crate::lab::fleet::{Fleet, Plan};
 use crate::lab::process::{Process, nearcast, run};
 use crate::lab::tools::curl;
 use crate::lab::wait;
@@ -232,4 +232,60 @@ fn an_edge_with_a_full_disk_serves_on() {
         said.contains("space") || said.contains("disk"),
         "the log tells of the disk: {said}"
     );
+}
+
+#[test]
+fn an_access_log_goes_on_when_its_disk_has_room_again() {
+    let directory = tempfile::tempdir().expect("a temporary directory can be made");
+    let disk = SmallDisk::mount(directory.path().join("logs"), "256k");
+    let log = disk.0.join("access.log");
+    // The edge runs as another user than the one of this test.
+    use std::os::unix::fs::PermissionsExt as _;
+    for path in [directory.path(), &disk.0] {
+        std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o777)).expect("it is ours");
+    }
+    let fleet = Fleet::start(Plan {
+        clusters: 1,
+        nodes: 1,
+        more: format!("[access_log]\npath = {:?}\n", log.display().to_string()),
+        ..Plan::new()
+    });
+    let edge = fleet.plan.edge(0, 0);
+    let count = |result: &str| {
+        let metrics = curl(&[&format!("http://{edge}:9100/metrics")]);
+        let name = format!("nearcast_edge_access_log_lines_total{{result=\"{result}\"}} ");
+        metrics
+            .lines()
+            .find_map(|line| line.strip_prefix(&name)?.parse::<u64>().ok())
+            .unwrap_or_else(|| panic!("{metrics}"))
+    };
+    let ask = |path: &str| fleet.curl(edge, &["-o", "/dev/null"], path);
+    ask("/before");
+    wait::until("a line", Duration::from_secs(20), || {
+        (count("written") == 1).then_some(()).ok_or("none")
+    });
+    disk.fill();
+    // Lines beyond the room that the file's last page has.
+    ask("/full?[1-60]");
+    wait::until("lost lines", Duration::from_secs(20), || {
+        let (written, lost) = (count("written"), count("lost"));
+        match lost > 0 && written + lost == 61 {
+            true => Ok(()),
+            false => Err(format!("{written} written, {lost} lost")),
+        }
+    });
+    disk.empty();
+    ask("/after");
+    wait::until("a line again", Duration::from_secs(20), || {
+        let text = std::fs::read_to_string(&log).expect("text");
+        text.contains("\"/after\"").then_some(()).ok_or(text)
+    });
+    let (written, lost) = (count("written"), count("lost"));
+    assert_eq!(written + lost, 62);
+    let text = std::fs::read_to_string(&log).expect("text");
+    let lines: Vec<serde_json::Value> = text
+        .lines()
+        .map(|line| serde_json::from_str(line).unwrap_or_else(|e| panic!("{e}: {line}")))
+        .collect();
+    assert_eq!(lines.len() as u64, written, "no part of a line is left");
 }

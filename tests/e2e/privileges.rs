@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use tempfile::TempDir;
 
+use crate::lab::certificates::{ECDSA, Pair};
 use crate::lab::fleet::Plan;
 use crate::lab::process::{Process, nearcast, run};
 use crate::lab::{tools, wait};
@@ -416,4 +417,67 @@ fn an_edge_without_a_file_gives_root_up_too_and_a_start_that_fails_leaves_nothin
     let mut second = edge("second", &listen);
     assert_eq!(second.wait(SOON).code(), Some(69), "{}", second.output());
     assert!(!directory.path().join("second").exists());
+}
+
+/// Keys are often root's alone (certbot's are): the start and `check` say what to do, and a renewal
+/// that forgets it changes nothing.
+#[test]
+fn a_key_that_only_root_may_read_is_found_before_it_hurts() {
+    let plan = Plan {
+        clusters: 1,
+        nodes: 1,
+        ..Plan::new()
+    };
+    let directory = open_directory(&plan.text());
+    let pair = Pair::make(directory.path(), "www", &ECDSA, "DNS:www.demo.test");
+    let file = directory.path().join("nearcast.toml");
+    fs::write(&file, plan.text() + &pair.section()).expect("the file can be written");
+    let set = |mode, gid| {
+        std::os::unix::fs::chown(&pair.key, Some(0), Some(gid)).expect("root may");
+        fs::set_permissions(&pair.key, Permissions::from_mode(mode)).expect("root may");
+    };
+    let check = || {
+        let output = nearcast()
+            .arg("check")
+            .arg(&file)
+            .output()
+            .expect("it runs");
+        assert!(output.status.success(), "{output:?}");
+        String::from_utf8_lossy(&output.stderr).into_owned()
+    };
+    let (_, gid) = default_user();
+    let key = pair.key.display().to_string();
+
+    set(0o600, 0);
+    let warned = check();
+    assert!(
+        warned.contains(&format!("cannot read {key}; ")) && warned.contains("chmod 640"),
+        "{warned}"
+    );
+    let mut edge = start(directory.path(), "edge", "ams-1");
+    assert_eq!(edge.wait(SOON).code(), Some(65), "{}", edge.output());
+    let words = edge.output();
+    assert!(
+        words.contains(&format!("cannot read {key}: Permission denied"))
+            && words.contains("chgrp GROUP FILE, chmod 640 FILE"),
+        "{words}"
+    );
+
+    set(0o640, gid);
+    assert!(!check().contains(&key), "{}", check());
+    let mut edge = start(directory.path(), "edge", "ams-1");
+    wait_ready(&mut edge, &format!("{}:9100", plan.edge(0, 0)));
+    let serves = || {
+        let resolve = format!("www.demo.test:443:{}", plan.edge(0, 0));
+        let url = "https://www.demo.test/";
+        let code = ["-o", "/dev/null", "-w", "%{ssl_verify_result}"];
+        let rest = ["--resolve", &resolve, "--cacert", pair.cert(), url];
+        assert_eq!(tools::curl(&[&code[..], &rest].concat()), "0");
+    };
+    serves();
+    set(0o600, 0);
+    edge.signal("HUP");
+    edge.wait_for_output("the former one stays in force", SOON);
+    assert!(edge.output().contains("chmod 640"), "{}", edge.output());
+    serves();
 }

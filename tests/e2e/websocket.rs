@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use crate::lab::fleet::{Fleet, Plan};
 use crate::lab::process::{Process, run};
+use crate::lab::wait;
 
 #[test]
 fn a_websocket_goes_through_an_edge() {
@@ -12,6 +13,7 @@ fn a_websocket_goes_through_an_edge() {
     let mut plan = Plan {
         clusters: 1,
         nodes: 1,
+        more: "[access_log]\npath = \"access.log\"\n".to_owned(),
         ..Plan::new()
     };
     let address = plan.origin_address();
@@ -34,6 +36,18 @@ fn a_websocket_goes_through_an_edge() {
     assert!(
         said.starts_with("talked") && said.contains("ams-1; fwd=bypass"),
         "{said}"
+    );
+    // It is logged at its end.
+    let line = wait::until("its line", Duration::from_secs(20), || {
+        let text = std::fs::read_to_string(fleet.path("state/ams-1/access.log"))
+            .map_err(|e| e.to_string())?;
+        let line = text.lines().find(|line| line.contains("\"status\":101"));
+        line.map(str::to_owned).ok_or(text)
+    });
+    let line: serde_json::Value = serde_json::from_str(&line).expect("JSON");
+    assert!(
+        line["bytes"].as_u64().is_some_and(|bytes| bytes > 0) && line["cache"] == "bypass",
+        "{line}"
     );
     // To a client that asks for none, the origin's own answer comes.
     assert!(fleet.head(edge, "/socket").starts_with("http/1.1 426"));

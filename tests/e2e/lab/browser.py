@@ -1,6 +1,6 @@
 """Opens a page in headless Chromium, waits for a condition, checks what a person would trip over, prints one JSON object.
 
-    browser.py URL CONDITION [--shots DIRECTORY] [--scheme light|dark]
+    browser.py URL CONDITION [--shots DIRECTORY] [--scheme light|dark] [--chromium=ARGUMENT ...]
 
 CONDITION is a JavaScript expression that must become true within 60 s, on a wide and on a narrow screen. The page fails
 when it logs an error, asks anything of another host, gets an answer of 400 or more, or is wider than its screen.
@@ -22,11 +22,12 @@ def main():
     parser.add_argument("--shots")
     parser.add_argument("--scheme", default="light")
     parser.add_argument("--allow-status", type=int, action="append", default=[])
+    parser.add_argument("--chromium", action="append", default=[])
     options = parser.parse_args()
     host = urlsplit(options.url).netloc
     problems, texts = [], {}
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path="/usr/bin/chromium", args=ARGUMENTS)
+        browser = playwright.chromium.launch(executable_path="/usr/bin/chromium", args=ARGUMENTS + options.chromium)
         for name, (width, height) in SCREENS.items():
             context = browser.new_context(viewport={"width": width, "height": height}, color_scheme=options.scheme)
             page = context.new_page()

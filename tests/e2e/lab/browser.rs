@@ -1,6 +1,7 @@
 //! Headless Chromium, driven by `browser.py`.
 
 use super::process::run;
+use super::tools::PYTHON;
 
 /// Opens a page on a wide and on a narrow screen and waits on each until a JavaScript expression is
 /// true; gives the page's text on the two.
@@ -9,9 +10,8 @@ use super::process::run;
 /// When the page logs an error, asks another host, gets an error status, overflows its screen, or
 /// the condition never holds.
 pub fn open(url: &str, condition: &str, arguments: &[&str]) -> [String; 2] {
-    let python = concat!(env!("CARGO_MANIFEST_DIR"), "/target/test-venv/bin/python");
     let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/e2e/lab/browser.py");
-    let output = run(python, [&[script, url, condition], arguments].concat());
+    let output = run(PYTHON, [&[script, url, condition], arguments].concat());
     let seen: serde_json::Value = serde_json::from_str(&output).expect("browser.py prints JSON");
     let problems = seen["problems"].as_array().expect("a list of problems");
     assert!(

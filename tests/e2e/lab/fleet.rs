@@ -58,6 +58,9 @@ pub struct Plan {
     /// Whether each node has its own key, in its state directory, and the fleet's key is accepted
     /// from none.
     pub own_keys: bool,
+    /// Directory with `ca.pem`, `node.pem` and `node.key`: control, admin listeners and edges (on port
+    /// 8443) then have that certificate, and nodes verify one another by that authority.
+    pub certificates: Option<PathBuf>,
     /// Whether the origin role writes the demo's pages and video into its root first.
     pub demo_content: bool,
 }
@@ -91,6 +94,7 @@ impl Plan {
             more: String::new(),
             hosts: vec!["www.demo.test"],
             own_keys: false,
+            certificates: None,
             demo_content: false,
         }
     }
@@ -126,12 +130,26 @@ impl Plan {
             },
             self.fleet
         );
+        let files = self.certificates.as_ref().map(|directory| {
+            let file = |name: &str| directory.join(name).display().to_string();
+            (file("ca.pem"), file("node.pem"), file("node.key"))
+        });
+        if let Some((ca, cert, key)) = &files {
+            let _ = writeln!(
+                text,
+                "ca = \"{ca}\"\nadmin_cert = \"{cert}\"\nadmin_key = \"{key}\"\n\n\
+                 [[certificate]]\ncert = \"{cert}\"\nkey = \"{key}\"\n"
+            );
+        }
         let (control, dns, origin) = (self.control(), self.dns(), self.origin_address());
         let _ = writeln!(
             text,
             "[control]\nlisten = \"{control}\"\nadmin = \"{}:9100\"\n",
             control.ip()
         );
+        if let Some((_, cert, key)) = &files {
+            let _ = writeln!(text, "cert = \"{cert}\"\nkey = \"{key}\"\n");
+        }
         let _ = writeln!(
             text,
             "[[origin_node]]\nname = \"origin\"\nlisten = \"{origin}\"\nadmin = \"{}:9100\"\nroot = \"content\"\n",
@@ -159,6 +177,9 @@ impl Plan {
                      memory = \"16MiB\"\ndisk = \"64MiB\"\nthreads = 1",
                     n + 1
                 );
+                if files.is_some() {
+                    let _ = writeln!(text, "listen_tls = \"{ip}:8443\"");
+                }
             }
         }
         let url = self
@@ -276,24 +297,22 @@ impl Fleet {
 
     /// Waits until a node's admin listener says that it is ready.
     pub fn wait_ready(&mut self, name: &str, ip: Ipv4Addr) {
+        let certificates = self.plan.certificates.clone();
         let node = self.nodes.get_mut(name).expect("the node was started");
         wait::until(&format!("{name} to be ready"), READY, || {
             if let Some(status) = node.ended() {
                 panic!("{name} ended with {status}:\n{}", node.output());
             }
-            let code = std::process::Command::new("curl")
-                .args([
-                    "-s",
-                    "-o",
-                    "/dev/null",
-                    "-m",
-                    "2",
-                    "-w",
-                    "%{http_code}",
-                    &format!("http://{ip}:9100/ready"),
-                ])
-                .output()
-                .expect("curl runs; tests/run installs it");
+            let mut asking = std::process::Command::new("curl");
+            asking.args(["-s", "-o", "/dev/null", "-m", "2", "-w", "%{http_code}"]);
+            match &certificates {
+                None => asking.arg(format!("http://{ip}:9100/ready")),
+                Some(directory) => asking
+                    .arg("--cacert")
+                    .arg(directory.join("ca.pem"))
+                    .arg(format!("https://{ip}:9100/ready")),
+            };
+            let code = asking.output().expect("curl runs; tests/run installs it");
             if code.stdout == b"200" {
                 Ok(())
             } else {

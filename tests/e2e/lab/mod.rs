@@ -3,7 +3,9 @@
 
 pub mod addresses;
 pub mod browser;
+pub mod certificates;
 pub mod compose;
+pub mod edge;
 pub mod fleet;
 pub mod network;
 pub mod process;

@@ -4,6 +4,9 @@ use std::net::SocketAddr;
 
 use super::process::run;
 
+/// The Python of the tests, with the packages that `tests/run` installs into it.
+pub const PYTHON: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/target/test-venv/bin/python");
+
 /// `dig` against one server; `arguments` as on its command line.
 pub fn dig(server: SocketAddr, arguments: &[&str]) -> String {
     let at = format!("@{}", server.ip());

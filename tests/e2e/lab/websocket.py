@@ -1,9 +1,10 @@
 """A WebSocket server and client of the standard library alone (RFC 6455), for tests of what lies between them.
 
   websocket.py serve ADDRESS PORT           echoes messages until it is killed
-  websocket.py talk ADDRESS PORT HOST       opens one, sends messages of every length form, closes, prints what happened
+  websocket.py talk ADDRESS PORT HOST [CA]  opens one, sends messages of every length form, closes, prints what happened;
+                                            over TLS where a file of authorities is named
 """
-import base64, hashlib, os, socket, struct, sys, threading
+import base64, hashlib, os, socket, ssl, struct, sys, threading
 
 GUID = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
 TEXT, CLOSE = 1, 8
@@ -67,8 +68,10 @@ def serve(address, port):
         threading.Thread(target=echo, args=(listener.accept()[0],), daemon=True).start()
 
 
-def talk(address, port, host):
+def talk(address, port, host, ca=None):
     connection = socket.create_connection((address, int(port)), timeout=20)
+    if ca:
+        connection = ssl.create_default_context(cafile=ca).wrap_socket(connection, server_hostname=host)
     stream = connection.makefile("rwb")
     key = base64.b64encode(os.urandom(16))
     stream.write(b"GET /socket HTTP/1.1\r\nHost: %s\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Key: %s\r\nSec-WebSocket-Version: 13\r\n\r\n" % (host.encode(), key))
