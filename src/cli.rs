@@ -394,7 +394,7 @@ pub(crate) struct PurgeArgs {
 
 #[derive(Debug, Args)]
 #[command(
-    after_help = "Examples:\n  nearcast trace \"$(curl -sX TRACE http://127.0.10.1:8080/ | sed -n 's/^request id: //p')\"\n  nearcast trace --json \"$(curl -sX TRACE http://127.0.20.1:8080/ | sed -n 's/^request id: //p')\" | jq '.records[].node'\n\nThe id is in the access log (request_id), in X-Request-Id at the origin, and in the text of errors. Each edge keeps its last 10,000 requests\nin memory, with or without an access log."
+    after_help = "Examples:\n  nearcast trace \"$(curl -sX TRACE http://127.0.10.1:8080/ | sed -n 's/^request id: //p')\"\n  nearcast trace --json \"$(curl -sX TRACE http://127.0.20.1:8080/ | sed -n 's/^request id: //p')\"\n\nThe id is in the access log (request_id), in X-Request-Id at the origin, and in the text of errors. Each edge keeps its last 10,000 requests\nin memory, with or without an access log."
 )]
 pub(crate) struct TraceArgs {
     /// The id of the request

@@ -379,7 +379,11 @@ fn a_killed_edge_is_told_of_and_clients_go_on() {
 #[test]
 fn a_killed_demo_takes_its_children_along_and_the_next_one_cleans_up() {
     let mut demo = Demo::start(&[]);
-    assert!(children(&demo.dir).len() >= 10);
+    // The synthetic clients start after the demo has printed what to try.
+    wait::until("all children to run", END, || match children(&demo.dir) {
+        running if running.len() >= 10 => Ok(()),
+        running => Err(format!("{running:?}")),
+    });
     demo.process.kill();
     wait_gone(&demo.dir);
     assert!(
