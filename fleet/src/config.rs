@@ -208,6 +208,9 @@ pub struct Control {
     /// Host names that it accepts beside addresses, local names and the host of `url`, see
     /// [`crate::own_names`].
     pub hosts: Vec<String>,
+    /// Web origins (`https://host[:port]`) whose pages may ask the API which edges they are steered to.
+    /// Without any the API does not answer that question.
+    pub steering_origins: Vec<String>,
     /// Certificate of API and console; `None` serves plain HTTP.
     pub identity: Option<CertificateFiles>,
     /// Push planning; `None` when the file turns it off.

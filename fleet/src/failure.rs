@@ -35,6 +35,21 @@ pub enum FailureKind {
 }
 
 impl FailureKind {
+    /// The kind as one word, for programs.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Usage => "usage",
+            Self::BadData => "bad_data",
+            Self::NoInput => "no_input",
+            Self::Unavailable => "unavailable",
+            Self::Internal => "internal",
+            Self::System => "system",
+            Self::CannotCreate => "cannot_create",
+            Self::Io => "io",
+            Self::Refused => "refused",
+        }
+    }
+
     /// The process exit code.
     pub fn exit_code(self) -> u8 {
         match self {

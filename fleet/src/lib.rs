@@ -38,7 +38,6 @@ pub mod request_fields;
 pub mod role;
 pub mod scope;
 pub mod secret;
-mod stamp;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
 pub mod ticket_keys;

@@ -6,10 +6,10 @@
 //! speaks without TLS where there is a certificate is told so ([`Accepted::Unencrypted`]).
 
 use std::io;
-use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use nearcast_net::stamp::Stamp;
 use nearcast_net::tls;
 use rustls::ServerConfig;
 use tokio::net::TcpStream;
@@ -20,7 +20,6 @@ use tokio_rustls::server::TlsStream;
 use crate::clock::now_unix_s;
 use crate::config::{CertificateFiles, Fleet};
 use crate::failure::{Failure, FailureKind};
-use crate::stamp::Stamp;
 
 /// Time for a client's first byte and its whole handshake.
 const HANDSHAKE_TIME_MAX: Duration = Duration::from_secs(10);
@@ -79,7 +78,7 @@ pub struct ListenerTls {
 #[derive(Debug)]
 struct Current {
     files: Option<CertificateFiles>,
-    stamps: (Stamp, Stamp),
+    stamps: [Option<Stamp>; 2],
     looked: Instant,
     /// What is shown: of the files above, or of those before while these are broken.
     config: Option<Arc<ServerConfig>>,
@@ -189,10 +188,11 @@ impl ListenerTls {
     }
 }
 
-fn stamps(files: Option<&CertificateFiles>) -> (Stamp, Stamp) {
-    let of =
-        |path: Option<&PathBuf>| Stamp::of(path.map(PathBuf::as_path).unwrap_or(Path::new("")));
-    (of(files.map(|f| &f.cert)), of(files.map(|f| &f.key)))
+fn stamps(files: Option<&CertificateFiles>) -> [Option<Stamp>; 2] {
+    // Without files there is nothing to compare.
+    files.map_or([None, None], |files| {
+        [&files.cert, &files.key].map(|path| Stamp::of(path))
+    })
 }
 
 fn read(files: &CertificateFiles) -> Result<Arc<ServerConfig>, tls::FileError> {

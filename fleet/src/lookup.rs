@@ -66,6 +66,16 @@ impl Fleet {
         clusters.flat_map(|cluster| cluster.nodes.iter().map(move |node| (cluster, node)))
     }
 
+    /// Whether requests of clients may have the scheme `https`: an edge has a listener for TLS, or
+    /// believes a proxy in front of it that states the scheme, in fields or by the PROXY protocol.
+    pub fn has_https_clients(&self) -> bool {
+        self.edges().any(|(_, node)| {
+            !node.listen_tls.is_empty()
+                || !node.trusted_proxies.is_empty()
+                || !node.proxy_protocol.is_empty()
+        })
+    }
+
     /// The edge of this name, with its cluster.
     pub fn edge(&self, name: &str) -> Option<(&Cluster, &Node)> {
         self.edges().find(|(_, node)| node.name == name)

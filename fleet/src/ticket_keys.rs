@@ -18,8 +18,9 @@ pub const KEYS_MAX: usize = 16;
 pub struct ClusterKeys {
     /// The cluster.
     pub cluster: String,
-    /// Keys that began earlier are revoked, seconds after the Unix epoch: a node that had them lost
-    /// its place in the cluster.
+    /// Keys that begin earlier are revoked unless they are among these, seconds after the Unix epoch:
+    /// a node that had them lost its place in the cluster. It is later than the revocation, so that
+    /// keys that were only announced are covered.
     pub revoked_before_unix_s: u64,
     keys: Vec<WireKey>,
 }

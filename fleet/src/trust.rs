@@ -14,13 +14,13 @@ use std::time::{Duration, Instant};
 
 use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
 use hyper_util::client::legacy::connect::HttpConnector;
+use nearcast_net::stamp::Stamp;
 use nearcast_net::tls::{self, ClientRoots, FileError};
 use rustls::{CertificateError, InvalidMessage, RootCertStore};
 use tokio::sync::watch;
 
 use crate::client::{self, Inner};
 use crate::config::Fleet;
-use crate::stamp::Stamp;
 
 /// How often a file is compared with what was read of it.
 const LOOK_EVERY: Duration = Duration::from_secs(5);
@@ -97,7 +97,7 @@ impl TlsClient {
         }
 
         // The file is small and local, and it is read once for each change of it.
-        let stamp = path.as_deref().map(Stamp::of);
+        let stamp = path.as_deref().and_then(Stamp::of);
         if let Some(current) = &mut *current
             && current.path == path
             && current.stamp == stamp
@@ -187,6 +187,15 @@ fn words(error: &rustls::Error) -> String {
             "its certificate is not valid yet".to_owned(),
             "compare the clocks of both machines",
         ),
+        // The library gives this reason as text only. `openssl req -x509` makes such certificates.
+        InvalidCertificate(CertificateError::Other(reason))
+            if format!("{reason:?}").contains("CaUsedAsEndEntity") =>
+        {
+            (
+                "its certificate is that of an authority, which no server may show".to_owned(),
+                "make one with basicConstraints CA:FALSE, or sign a certificate for the server with it",
+            )
+        }
         BadMessage(InvalidMessage::InvalidContentType) => (
             "the server speaks HTTP without TLS, or another protocol".to_owned(),
             "write http:// in the URL, or give the server a certificate",

@@ -56,6 +56,14 @@ fn check_target(text: &Text<'_>) -> LogTarget {
             "write a file name such as \"access.log\", an absolute path, or \"-\" for standard output",
         );
     }
+    let mut parts = text.text.split('/').filter(|part| *part != ".");
+    let is_own = |first: &str| first == "store" || first.starts_with("journal.copy");
+    if parts.next().is_some_and(is_own) {
+        text.note(
+            format!("{:?} is a file of the node itself", text.text),
+            "write another name, such as \"access.log\"",
+        );
+    }
     LogTarget::File(text.text.into())
 }
 

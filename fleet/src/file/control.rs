@@ -6,12 +6,20 @@ use std::time::Duration;
 use super::reader::Section;
 use super::registry::{Registry, node_name};
 use super::settings::Settings;
-use super::values::{DAY, certificate_files, check_own_names, reachable_url};
+use super::values::{DAY, certificate_files, check_own_names, check_web_origins, reachable_url};
 use crate::config::{Control, PushPolicy};
 
 /// Settings of `[control]`.
 pub(super) const CONTROL: Settings = Settings::of(&[
-    "name", "listen", "url", "hosts", "cert", "key", "admin", "push",
+    "name",
+    "listen",
+    "url",
+    "hosts",
+    "steering_origins",
+    "cert",
+    "key",
+    "admin",
+    "push",
 ]);
 
 /// Settings of `[control.push]`.
@@ -47,6 +55,7 @@ pub(super) fn check_control(
         name,
         url: reachable_url(&section, "url", listen, "listen", identity.is_some()),
         hosts: check_own_names(&section, "hosts"),
+        steering_origins: check_web_origins(&section, "steering_origins"),
         identity,
         listen,
         admin,

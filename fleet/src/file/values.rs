@@ -105,6 +105,22 @@ pub(super) fn check_own_names(section: &Section<'_>, key: &'static str) -> Vec<S
         .collect()
 }
 
+/// Web origins as browsers write them in the field `Origin` (RFC 6454 section 6.2): without the port
+/// that the scheme implies.
+pub(super) fn check_web_origins(section: &Section<'_>, key: &'static str) -> Vec<String> {
+    let check = |text: Text<'_>| {
+        let url = url(&text, &["http", "https"]);
+        let implied = if url.starts_with("https:") {
+            ":443"
+        } else {
+            ":80"
+        };
+        url.strip_suffix(implied).unwrap_or(&url).to_owned()
+    };
+    let texts = section.texts(key).unwrap_or_default();
+    texts.into_iter().map(check).collect()
+}
+
 pub(super) fn need_socket(section: &Section<'_>, key: &'static str, example: &str) -> SocketAddr {
     if !section.has(key) {
         section.note_missing(key, example);

@@ -2,7 +2,7 @@
 
 use std::convert::Infallible;
 use std::net::SocketAddr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
 use http_body_util::Full;
@@ -42,7 +42,12 @@ impl Authority {
 
     /// Writes a certificate for a name and its key, with the years of its validity.
     fn write(&self, name: &str, years: (i32, i32)) -> CertificateFiles {
+        self.write_as(IsCa::NoCa, name, years)
+    }
+
+    fn write_as(&self, is_ca: IsCa, name: &str, years: (i32, i32)) -> CertificateFiles {
         let mut params = CertificateParams::new([name.to_owned()]).expect("a name");
+        params.is_ca = is_ca;
         params.not_before = rcgen::date_time_ymd(years.0, 1, 1);
         params.not_after = rcgen::date_time_ymd(years.1, 1, 1);
         let key = KeyPair::generate().expect("a key");
@@ -129,6 +134,10 @@ async fn a_client_gets_an_answer_from_a_certificate_that_it_trusts_and_words_oth
     let expired = serving(open(&fleet_with(Some(expired))).expect("a warning only")).await;
     let early = authority.write("localhost", (2110, 2120));
     let early = serving(open(&fleet_with(Some(early))).expect("a warning only")).await;
+    // As `openssl req -x509` makes them.
+    let wrong_kind = IsCa::Ca(BasicConstraints::Unconstrained);
+    let wrong_kind = authority.write_as(wrong_kind, "localhost", (2020, 2120));
+    let wrong_kind = serving(open(&fleet_with(Some(wrong_kind))).expect("a warning only")).await;
     let at = |address: SocketAddr| format!("https://localhost:{}/", address.port());
     let missing = authority.dir.path().join("missing.pem");
     let (own, others) = (authority.ca(), other.ca());
@@ -145,6 +154,11 @@ async fn a_client_gets_an_answer_from_a_certificate_that_it_trusts_and_words_oth
             "not for 127.0.0.1, but for ",
         ),
         (Some(&own), at(expired), "has expired; renew it"),
+        (
+            Some(&own),
+            at(wrong_kind),
+            "is that of an authority, which no server may show; make one with",
+        ),
         (
             Some(&own),
             at(early),
@@ -255,11 +269,21 @@ fn changed_files_are_read_again_and_a_broken_pair_changes_nothing() {
     std::fs::remove_file(&files.cert).expect("removed");
     assert!(Arc::ptr_eq(&second, &at(5)), "no certificate");
     authority.write("localhost", (2020, 2120));
-    assert!(!Arc::ptr_eq(&second, &at(6)), "good files again");
+    let third = at(6);
+    assert!(!Arc::ptr_eq(&second, &third), "good files again");
+
+    // Permissions that were mended change neither content nor time of modification. The clock of a
+    // file system may be coarse: repeated until the next tick of it.
+    let before = Stamp::of(&files.key);
+    while Stamp::of(&files.key) == before {
+        let mode = std::os::unix::fs::PermissionsExt::from_mode(0o640);
+        std::fs::set_permissions(&files.key, mode).expect("permitted");
+    }
+    assert!(!Arc::ptr_eq(&third, &at(7)), "it may be readable now");
 
     // A revision of the fleet file takes effect at once.
     fleet.send_modify(|fleet| Arc::make_mut(fleet).admin_identity = None);
-    assert!(tls.config(start + 12 * LOOK_EVERY).is_none());
+    assert!(tls.config(start + 16 * LOOK_EVERY).is_none());
 }
 
 #[tokio::test]

@@ -385,7 +385,7 @@ pub fn of_any_scheme(canonical: &str) -> Option<&str> {
 
 /// The scope that covers what this one covers and the same in the other scheme; `None` where there
 /// is none.
-pub(crate) fn in_any_scheme(scope: &PurgeScope) -> Option<PurgeScope> {
+pub fn in_any_scheme(scope: &PurgeScope) -> Option<PurgeScope> {
     let widened = |text: &str| {
         let (scheme, rest) = text.split_once("://")?;
         SCHEMES

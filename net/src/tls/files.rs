@@ -1,6 +1,7 @@
 //! Certificates and keys in PEM files, with errors that name the file.
 
 use std::io;
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -11,6 +12,8 @@ use rustls::{Error, InconsistentKeys};
 
 /// The largest file of certificates or keys that is read.
 pub(super) const FILE_BYTES_MAX: u64 = 4 << 20;
+/// What editors of some systems write before the text of a file in UTF-8.
+const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
 /// The most certificates of the chain that a server or client shows.
 const CHAIN_MAX: usize = 16;
 
@@ -58,11 +61,19 @@ pub(super) fn read(path: &Path) -> Result<Vec<u8>, FileError> {
         error,
     };
     let mut text = Vec::new();
-    let file = std::fs::File::open(path).map_err(unreadable)?;
-    // Reading a pipe or a terminal might never end.
-    if !file.metadata().map_err(unreadable)?.is_file() {
-        return Err(unusable(path, "is not a regular file"));
-    }
+    // Opening a pipe waits for a writer, and reading a terminal or a device might never end. The file
+    // may have been replaced after the first look: it is opened without waiting, and looked at again.
+    let refuse_others = |about: std::fs::Metadata| match about.is_file() {
+        true => Ok(()),
+        false => Err(unusable(path, "is not a regular file")),
+    };
+    refuse_others(std::fs::metadata(path).map_err(unreadable)?)?;
+    let file = std::fs::OpenOptions::new()
+        .read(true)
+        .custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY)
+        .open(path)
+        .map_err(unreadable)?;
+    refuse_others(file.metadata().map_err(unreadable)?)?;
     io::Read::read_to_end(&mut io::Read::take(file, FILE_BYTES_MAX + 1), &mut text)
         .map_err(unreadable)?;
     match text.len() as u64 > FILE_BYTES_MAX {
@@ -70,7 +81,35 @@ pub(super) fn read(path: &Path) -> Result<Vec<u8>, FileError> {
             path,
             format!("has more than {FILE_BYTES_MAX} bytes"),
         )),
-        false => Ok(text),
+        false => {
+            if text.starts_with(BYTE_ORDER_MARK) {
+                text.drain(..BYTE_ORDER_MARK.len());
+            }
+            Ok(text)
+        }
+    }
+}
+
+/// Why a file has no PEM of a kind, as far as it can be seen.
+fn hint_of_content(path: &Path, text: &[u8], wanted: &str) -> String {
+    let has = |label: &str| text.windows(label.len()).any(|at| at == label.as_bytes());
+    let path = path.display();
+    match text {
+        [] => "; it is empty".to_owned(),
+        // A SEQUENCE of ASN.1 with a length of two bytes.
+        [0x30, 0x82, ..] => match wanted {
+            "CERTIFICATE" => {
+                format!("; it is in DER form: `openssl x509 -inform der -in {path}` prints PEM")
+            }
+            _ => format!("; it is in DER form: `openssl pkey -inform der -in {path}` prints PEM"),
+        },
+        _ if wanted == "CERTIFICATE" && has("PRIVATE KEY-----") => {
+            "; it has a private key: are cert and key exchanged?".to_owned()
+        }
+        _ if wanted != "CERTIFICATE" && has("-----BEGIN CERTIFICATE-----") => {
+            "; it has a certificate: are cert and key exchanged?".to_owned()
+        }
+        _ => String::new(),
     }
 }
 
@@ -80,7 +119,13 @@ pub(super) fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, 
     let found: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&text).collect();
     match found {
         Ok(found) if !found.is_empty() => Ok(found),
-        Ok(_) => Err(unusable(path, "has no certificate in PEM form")),
+        Ok(_) => {
+            let hint = hint_of_content(path, &text, "CERTIFICATE");
+            Err(unusable(
+                path,
+                format!("has no certificate in PEM form{hint}"),
+            ))
+        }
         Err(error) => Err(unusable(
             path,
             format!("has no certificates in PEM form that can be used: {error}"),
@@ -100,10 +145,13 @@ fn private_key(path: &Path) -> Result<PrivateKeyDer<'static>, FileError> {
                 path,
                 "has a private key with a passphrase; remove it with `openssl pkey`",
             ),
-            false => unusable(
-                path,
-                format!("has no private key in PEM form that can be used: {error}"),
-            ),
+            false => {
+                let hint = hint_of_content(path, &text, "PRIVATE KEY");
+                unusable(
+                    path,
+                    format!("has no private key in PEM form that can be used: {error}{hint}"),
+                )
+            }
         }
     })
 }
@@ -118,8 +166,17 @@ pub(super) fn certified_key(cert: &Path, key: &Path) -> Result<Arc<CertifiedKey>
         let problem = format!("has more than {CHAIN_MAX} certificates; a chain has few");
         return Err(unusable(cert, problem));
     }
-    let certified = CertifiedKey::from_der(chain, private_key(key)?, &super::provider());
-    certified.map(Arc::new).map_err(|error| match error {
+    let private_key = private_key(key)?;
+    let with_key = |chain: &[CertificateDer<'static>]| {
+        CertifiedKey::from_der(chain.to_vec(), private_key.clone_key(), &super::provider())
+    };
+    with_key(&chain).map(Arc::new).map_err(|error| match error {
+        Error::InconsistentKeys(InconsistentKeys::KeyMismatch)
+            if (1..chain.len()).any(|n| with_key(&chain[n..]).is_ok()) =>
+        {
+            let problem = "has the certificate of this key behind another one: it must be the first, and those that issued it follow";
+            unusable(cert, problem)
+        }
         Error::InconsistentKeys(InconsistentKeys::KeyMismatch) => unusable(
             key,
             format!(

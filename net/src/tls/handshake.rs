@@ -12,7 +12,6 @@ use std::time::Duration;
 use futures_util::future::poll_immediate;
 use rustls::server::Acceptor;
 use rustls::{AlertDescription, Error, PeerIncompatible};
-use tokio::io::AsyncReadExt;
 use tokio::net::TcpStream;
 use tokio::sync::Semaphore;
 use tokio_rustls::LazyConfigAcceptor;
@@ -20,13 +19,10 @@ use tokio_rustls::server::TlsStream;
 
 use super::identity::Identity;
 use super::store::{NoCertificate, Store};
+use crate::linger::{After, drain_input};
 
 /// First byte of a TLS record with a handshake message (RFC 8446 section 5.1).
 const HANDSHAKE_RECORD: u8 = 22;
-/// How long, and for how many bytes, the input is still read after a refusal, so that the reset for
-/// unread input does not overtake it.
-const LINGER_MAX: Duration = Duration::from_millis(500);
-const LINGER_BYTES_MAX: usize = 16 << 10;
 /// Methods of HTTP by whose first letters a plain request is recognised.
 const METHODS: [&[u8]; 9] = [
     b"GET ", b"HEAD", b"POST", b"PUT ", b"DELE", b"OPTI", b"PATC", b"TRAC", b"CONN",
@@ -273,17 +269,7 @@ async fn refuse(stream: TcpStream, alert: AlertDescription) {
 
 async fn linger(mut stream: TcpStream) {
     let _ = socket2::SockRef::from(&stream).shutdown(std::net::Shutdown::Write);
-    let mut scratch = [0; 1024];
-    let mut left = LINGER_BYTES_MAX;
-    let drained = async {
-        while left > 0 {
-            match stream.read(&mut scratch).await {
-                Ok(0) | Err(_) => return,
-                Ok(length) => left = left.saturating_sub(length),
-            }
-        }
-    };
-    let _ = tokio::time::timeout(LINGER_MAX, drained).await;
+    drain_input(&mut stream, After::Alert, None).await;
 }
 
 fn refusal_of(error: &io::Error) -> Refusal {

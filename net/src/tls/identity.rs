@@ -14,6 +14,10 @@ use x509_parser::prelude::FromDer;
 
 use super::files::{self, FileError, unusable};
 
+/// A certificate is warned of when less than this share of its time is left, and no more than this
+/// long: those who renew by themselves do so at a third.
+const EXPIRES_SOON_SHARE: i64 = 10;
+const EXPIRES_SOON_S: i64 = 14 * 86_400;
 /// The most names of a certificate.
 const NAMES_MAX: usize = 10_000;
 
@@ -29,6 +33,7 @@ pub struct Identity {
     not_before_unix_s: i64,
     not_after_unix_s: i64,
     is_chain_broken: bool,
+    is_authority: bool,
 }
 
 impl Identity {
@@ -78,6 +83,7 @@ impl Identity {
             not_before_unix_s: leaf.validity().not_before.timestamp(),
             not_after_unix_s: leaf.validity().not_after.timestamp(),
             is_chain_broken: is_chain_broken(&certified.cert)?,
+            is_authority: matches!(leaf.basic_constraints(), Ok(Some(found)) if found.value.ca),
             certified,
         })
     }
@@ -134,6 +140,24 @@ impl Identity {
         (self.not_before_unix_s..=self.not_after_unix_s).contains(&now_unix_s)
     }
 
+    /// Whether it is the certificate of an authority. Browsers take such a one that they trust from a
+    /// server too; clients of this crate do not.
+    pub fn is_authority(&self) -> bool {
+        self.is_authority
+    }
+
+    /// The warning of a certificate that [expires soon](Self::expires_soon).
+    pub const EXPIRES_SOON: &str = "expires soon and was not renewed";
+
+    /// The seconds until it expires, where that is soon: less than a tenth of its time, and than two
+    /// weeks. `None` for one that is not valid now.
+    pub fn expires_soon(&self, now_unix_s: i64) -> Option<i64> {
+        let lifetime = self.not_after_unix_s.saturating_sub(self.not_before_unix_s);
+        let soon = (lifetime / EXPIRES_SOON_SHARE).min(EXPIRES_SOON_S);
+        let left = self.not_after_unix_s - now_unix_s;
+        (self.is_valid_at(now_unix_s) && left < soon).then_some(left)
+    }
+
     /// What clients will object to, as the rest of a sentence about the certificate; `None` if
     /// nothing is known.
     pub fn warning(&self, now_unix_s: i64) -> Option<&'static str> {
@@ -143,6 +167,8 @@ impl Identity {
             Some("is not valid yet; clients refuse it")
         } else if self.is_chain_broken {
             Some("is followed by a certificate that did not issue it; clients may refuse the chain")
+        } else if self.expires_soon(now_unix_s).is_some() {
+            Some(Self::EXPIRES_SOON)
         } else {
             None
         }

@@ -1,13 +1,13 @@
 //! The certificates of a listener: the one for each server name, and the files that they come from,
 //! which are read again when they change.
 //!
-//! An exact name comes before a wildcard. Certificates of one name stand side by side: a client
-//! gets one that it supports, ECDSA before RSA. A pair of files that is broken leaves its former
-//! certificate in force.
+//! Certificates of one name stand side by side: a client gets one that it supports, one that is
+//! valid now before one that is not, an exact name before a wildcard, ECDSA before RSA. A pair of
+//! files that is broken leaves its former certificate in force.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::SystemTime;
 
@@ -19,6 +19,7 @@ use rustls::{ServerConfig, version};
 
 use super::files::FileError;
 use super::identity::Identity;
+use crate::stamp::Stamp;
 
 /// Session tickets that a client of TLS 1.3 gets. Each is a message of its own; browsers open few
 /// connections that resume.
@@ -102,13 +103,9 @@ struct ByName {
 }
 
 impl ByName {
-    fn new(shown: Vec<Shown>, options: &ServerOptions, now_unix_s: i64) -> Self {
-        let mut shown = shown;
-        // Valid ones first. The sort keeps the order of the file among equals.
-        shown.sort_by_key(|shown| {
-            let identity = &shown.identity;
-            (!identity.is_valid_at(now_unix_s), identity.rank())
-        });
+    fn new(mut shown: Vec<Shown>, options: &ServerOptions) -> Self {
+        // The sort keeps the order of the file among equals.
+        shown.sort_by_key(|shown| shown.identity.rank());
         let (mut exact, mut wildcard) = (HashMap::new(), HashMap::new());
         let mut by_address = HashMap::new();
         for one in &shown {
@@ -136,31 +133,40 @@ impl ByName {
             let of_address = || {
                 made.by_address
                     .get(&host.parse().ok()?)
-                    .map(|list| &list[..])
+                    .map(|list| [&list[..], &[]])
             };
             made.named(host).or_else(of_address)
         });
-        made.default = default.unwrap_or_default().to_vec();
+        made.default = default.unwrap_or_default().concat();
         made
     }
 
-    fn named(&self, host: &str) -> Option<&[Shown]> {
-        if let Some(found) = self.exact.get(host) {
-            return Some(found);
-        }
-        let (label, parent) = host.split_once('.')?;
-        let found = self.wildcard.get(parent)?;
-        (!label.is_empty()).then_some(&found[..])
+    /// The certificates with that exact name, and those with a wildcard for it; `None` where there
+    /// is neither.
+    fn named(&self, host: &str) -> Option<[&[Shown]; 2]> {
+        let of_parent = || {
+            let (label, parent) = host.split_once('.')?;
+            self.wildcard.get(parent).filter(|_| !label.is_empty())
+        };
+        let found = [self.exact.get(host), of_parent()];
+        found
+            .iter()
+            .any(Option::is_some)
+            .then(|| found.map(|list| list.map_or(&[][..], |list| &list[..])))
     }
 
     /// The certificates for a server name. A client that names none connects to an address, and
     /// gets a certificate of that where there is one.
-    fn candidates(&self, name: Option<&str>, local: IpAddr) -> Result<&[Shown], NoCertificate> {
+    fn candidates(
+        &self,
+        name: Option<&str>,
+        local: IpAddr,
+    ) -> Result<[&[Shown]; 2], NoCertificate> {
         let Some(name) = name else {
             return match self.by_address.get(&local) {
-                Some(found) => Ok(found),
+                Some(found) => Ok([found, &[]]),
                 None if self.default.is_empty() => Err(NoCertificate::NoName),
-                None => Ok(&self.default),
+                None => Ok([&self.default, &[]]),
             };
         };
         let lower;
@@ -172,44 +178,32 @@ impl ByName {
         self.named(name).ok_or(NoCertificate::UnknownName)
     }
 
-    fn choose(&self, hello: &ClientHello<'_>, local: IpAddr) -> Result<Shown, NoCertificate> {
-        let candidates = self.candidates(hello.server_name(), local)?;
-        let schemes = hello.signature_schemes();
-        let suits = |shown: &&Shown| {
-            let (suites, allows_1_2) = (hello.cipher_suites(), self.allows_1_2);
-            shown.identity.suits(schemes, suites, allows_1_2)
+    /// Of the certificates for a server name the best one that `suits` the client. Validity is looked
+    /// at now: a certificate expires without any change of its files.
+    fn choose(
+        &self,
+        name: Option<&str>,
+        local: IpAddr,
+        now_unix_s: i64,
+        suits: impl Fn(&Identity) -> bool,
+    ) -> Result<Shown, NoCertificate> {
+        let candidates = self.candidates(name, local)?;
+        let candidates = || candidates.into_iter().flatten();
+        let mut suitable = candidates().filter(|shown| suits(&shown.identity));
+        let first = suitable.next();
+        let is_valid = |shown: &&Shown| shown.identity.is_valid_at(now_unix_s);
+        let found = match first {
+            Some(first) if is_valid(&first) => Some(first),
+            _ => suitable.find(is_valid).or(first),
         };
         // Where none suits, the handshake with the first one fails with the right alert.
-        let found = candidates.iter().find(suits).unwrap_or(&candidates[0]);
-        Ok(found.clone())
+        let found = found.or_else(|| candidates().next());
+        found.cloned().ok_or(NoCertificate::UnknownName)
     }
 }
 
-/// What tells one state of a file from another without reading it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-struct Stamp {
-    modified: Option<SystemTime>,
-    changed: (i64, i64),
-    bytes: u64,
-    file: (u64, u64),
-}
-
-impl Stamp {
-    /// That of the file to which a link leads; `None` where there is none.
-    fn of(path: &Path) -> Option<Self> {
-        use std::os::unix::fs::MetadataExt;
-        let metadata = std::fs::metadata(path).ok()?;
-        Some(Self {
-            modified: metadata.modified().ok(),
-            changed: (metadata.ctime(), metadata.ctime_nsec()),
-            bytes: metadata.len(),
-            file: (metadata.dev(), metadata.ino()),
-        })
-    }
-
-    fn of_pair(files: &PairFiles) -> [Option<Self>; 2] {
-        [Self::of(&files.cert), Self::of(&files.key)]
-    }
+fn stamps_of(files: &PairFiles) -> [Option<Stamp>; 2] {
+    [&files.cert, &files.key].map(|path| Stamp::of(path))
 }
 
 /// One pair of files, and what was read from them.
@@ -220,6 +214,8 @@ struct Slot {
     shown: Option<Shown>,
     /// Why the files cannot be used as they are now.
     problem: Option<String>,
+    /// What clients were last found to object to.
+    warned: Option<&'static str>,
 }
 
 /// What happened to a pair of files.
@@ -233,6 +229,15 @@ pub enum Event {
         names: Vec<String>,
         /// What clients will object to.
         warning: Option<&'static str>,
+    },
+    /// Time has passed, and clients object to the certificate in force, or will soon.
+    Aged {
+        /// The files.
+        files: PairFiles,
+        /// Names that it covers.
+        names: Vec<String>,
+        /// What they object to.
+        warning: &'static str,
     },
     /// It cannot be used.
     Failed {
@@ -303,6 +308,7 @@ impl Store {
                         stamp: [None, None],
                         shown: None,
                         problem: None,
+                        warned: None,
                     };
                     events.extend(slot.read(&options));
                     slot
@@ -319,15 +325,21 @@ impl Store {
     }
 
     /// Reads again the pairs whose files have changed, or with `reads_all` each one; an event tells
-    /// of each new certificate, and of each new reason why one cannot be used. Blocks.
+    /// of each new certificate, of each new reason why one cannot be used, and of each that expires.
+    /// Blocks.
     pub fn check(&self, reads_all: bool) -> Vec<Event> {
+        self.check_at(reads_all, now_unix_s())
+    }
+
+    pub(super) fn check_at(&self, reads_all: bool, now_unix_s: i64) -> Vec<Event> {
         let mut held = self.held.lock();
         let Held { options, slots } = &mut *held;
         let mut events = Vec::new();
         for slot in slots {
-            if reads_all || Stamp::of_pair(&slot.files) != slot.stamp {
+            if reads_all || stamps_of(&slot.files) != slot.stamp {
                 events.extend(slot.read(options));
             }
+            events.extend(slot.age(now_unix_s));
         }
         if events
             .iter()
@@ -340,7 +352,7 @@ impl Store {
 
     fn publish(&self, held: &Held) {
         let shown = held.slots.iter().filter_map(|slot| slot.shown.clone());
-        let by_name = ByName::new(shown.collect(), &held.options, now_unix_s());
+        let by_name = ByName::new(shown.collect(), &held.options);
         self.current.store(Arc::new(by_name));
     }
 
@@ -371,7 +383,19 @@ impl Store {
         hello: &ClientHello<'_>,
         local: IpAddr,
     ) -> Result<Shown, NoCertificate> {
-        self.current.load().choose(hello, local)
+        let current = self.current.load();
+        let allows_1_2 = current.allows_1_2;
+        current.choose(hello.server_name(), local, now_unix_s(), |identity| {
+            identity.suits(hello.signature_schemes(), hello.cipher_suites(), allows_1_2)
+        })
+    }
+
+    /// The certificate for a client that supports all of them and names this host.
+    #[cfg(test)]
+    pub(super) fn choose_at(&self, name: &str, now_unix_s: i64) -> Result<Shown, NoCertificate> {
+        let local = IpAddr::from([127, 0, 0, 1]);
+        let current = self.current.load();
+        current.choose(Some(name), local, now_unix_s, |_| true)
     }
 }
 
@@ -382,10 +406,24 @@ impl Slot {
             .map_or_else(Vec::new, |shown| shown.identity.names())
     }
 
+    /// What clients have begun to object to since it was last looked at.
+    fn age(&mut self, now_unix_s: i64) -> Option<Event> {
+        let warning = self.shown.as_ref()?.identity.warning(now_unix_s);
+        if self.warned == warning {
+            return None;
+        }
+        self.warned = warning;
+        Some(Event::Aged {
+            files: self.files.clone(),
+            names: self.names(),
+            warning: warning?,
+        })
+    }
+
     /// Reads the files. `None` if that changes nothing.
     fn read(&mut self, options: &ServerOptions) -> Option<Event> {
         // Before reading: a file that changes meanwhile is read again next time.
-        self.stamp = Stamp::of_pair(&self.files);
+        self.stamp = stamps_of(&self.files);
         let loaded: Result<Identity, FileError> = Identity::load(&self.files.cert, &self.files.key);
         match loaded {
             Ok(identity) => {
@@ -396,6 +434,7 @@ impl Slot {
                 }
                 self.problem = None;
                 let warning = identity.warning(now_unix_s());
+                self.warned = warning;
                 self.shown = Some(Shown {
                     config: options.config(&identity),
                     identity: Arc::new(identity),

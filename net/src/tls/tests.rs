@@ -40,13 +40,24 @@ impl Files {
     }
 
     fn make_until(&self, name: &str, hosts: &[&str], year: i32) -> PairFiles {
+        self.make_with(name, hosts, 2000..year, &rcgen::PKCS_ECDSA_P256_SHA256)
+    }
+
+    /// Writes a certificate that is valid from the first year to the begin of the last.
+    fn make_with(
+        &self,
+        name: &str,
+        hosts: &[&str],
+        years: std::ops::Range<i32>,
+        algorithm: &'static rcgen::SignatureAlgorithm,
+    ) -> PairFiles {
         let hosts: Vec<String> = hosts.iter().map(ToString::to_string).collect();
         let mut params = rcgen::CertificateParams::new(hosts).expect("names");
         let subject = &mut params.distinguished_name;
         subject.push(rcgen::DnType::CommonName, name);
-        params.not_before = rcgen::date_time_ymd(2000, 1, 1);
-        params.not_after = rcgen::date_time_ymd(year, 1, 1);
-        let key = rcgen::KeyPair::generate().expect("a key");
+        params.not_before = rcgen::date_time_ymd(years.start, 1, 1);
+        params.not_after = rcgen::date_time_ymd(years.end, 1, 1);
+        let key = rcgen::KeyPair::generate_for(algorithm).expect("a key");
         let cert = params.self_signed(&key).expect("a certificate");
         let pair = self.pair(name);
         std::fs::write(&pair.cert, cert.pem()).expect("written");
@@ -231,7 +242,32 @@ fn a_pair_that_cannot_be_used_says_why_and_an_expired_one_is_only_warned_of() {
     let many = write("many", &both[0].repeat(17));
     let missing = files.path("missing");
     let directory = files.path("");
-    let table: [(&Path, &Path, &str); 9] = [
+    let der = write("der", &leaf(&good));
+    let empty = write("empty", b"");
+    let huge = files.path("huge");
+    std::fs::File::create(&huge)
+        .and_then(|file| file.set_len(1 << 40))
+        .expect("a sparse file");
+    let table: [(&Path, &Path, &str); 16] = [
+        (
+            &der,
+            &good.key,
+            "der has no certificate in PEM form; it is in DER form",
+        ),
+        (&good.cert, &der, "it is in DER form: `openssl pkey"),
+        (
+            &empty,
+            &good.key,
+            "empty has no certificate in PEM form; it is empty",
+        ),
+        (&good.cert, &empty, "; it is empty"),
+        (&good.key, &good.cert, "are cert and key exchanged?"),
+        (
+            &chain,
+            &other.key,
+            "chain has the certificate of this key behind another one",
+        ),
+        (&huge, &good.key, "huge has more than 4194304 bytes"),
         (&good.cert, &other.key, "other.key cannot be used with"),
         (&good.cert, &other.key, "the key of another certificate"),
         (&missing, &good.key, "cannot read"),
@@ -257,12 +293,62 @@ fn a_pair_that_cannot_be_used_says_why_and_an_expired_one_is_only_warned_of() {
     assert_eq!(warning(&good.cert, &good.key), None);
     assert!(warning(&old.cert, &old.key).is_some_and(|words| words.contains("expired")));
     assert!(warning(&chain, &good.key).is_some_and(|words| words.contains("did not issue")));
+    // From 2000 to 2001; a tenth of it is longer than two weeks.
+    let identity = Identity::load(&old.cert, &old.key).expect("usable");
+    let end = identity.not_after_unix_s();
+    for (before_end, expected) in [
+        (15 * 86_400, None),
+        (14 * 86_400, None),
+        (14 * 86_400 - 1, Some(14 * 86_400 - 1)),
+        (0, Some(0)),
+        (-1, None),
+        (400 * 86_400, None),
+    ] {
+        assert_eq!(identity.expires_soon(end - before_end), expected);
+    }
+
+    // Editors and people put text around the PEM.
+    let [cert, key] = [&good.cert, &good.key].map(|path| std::fs::read(path).expect("there"));
+    for (before, after) in [
+        (&b"\xef\xbb\xbf"[..], &b""[..]),
+        (b"\xef\xbb\xbf# ours\r\n", b"\n\x00junk"),
+        (b"\r\n \n", b"---"),
+    ] {
+        let around = |text: &[u8]| [before, text, after].concat();
+        let cert = write("around.pem", &around(&cert));
+        let key = write("around.key", &around(&key));
+        Identity::load(&cert, &key).expect("usable");
+    }
     let identity = Identity::load(&good.cert, &good.key).expect("usable");
     assert!(
         identity
             .warning(0)
             .is_some_and(|words| words.contains("not valid yet"))
     );
+}
+
+#[test]
+fn what_is_no_regular_file_is_refused_at_once() {
+    let files = Files::new();
+    let good = files.make("good", &["a.test"]);
+    let [pipe, socket] = ["pipe", "socket"].map(|name| files.path(name));
+    let made = std::process::Command::new("mkfifo").arg(&pipe).status();
+    assert!(made.is_ok_and(|status| status.success()));
+    let _socket = std::os::unix::net::UnixListener::bind(&socket).expect("bound");
+    let link = files.path("link");
+    std::os::unix::fs::symlink(&pipe, &link).expect("linked");
+    let (zero, terminal) = (PathBuf::from("/dev/zero"), PathBuf::from("/dev/ptmx"));
+    for odd in [pipe, socket, link, zero, terminal, files.path("")] {
+        for (cert, key) in [(&odd, &good.key), (&good.cert, &odd)] {
+            // In a thread of its own, which a reader that waits would hold for ever.
+            let (done, result) = std::sync::mpsc::channel();
+            let (cert, key) = (cert.clone(), key.clone());
+            std::thread::spawn(move || drop(done.send(Identity::load(&cert, &key))));
+            let read = result.recv_timeout(LIMIT).expect("an answer at once");
+            let problem = read.expect_err("unusable").to_string();
+            assert!(problem.ends_with("is not a regular file"), "{problem}");
+        }
+    }
 }
 
 #[tokio::test]
@@ -561,4 +647,100 @@ async fn a_handshake_has_its_time_and_its_first_bytes_are_looked_at() {
             "{bytes:?}"
         );
     }
+}
+
+/// The begin of a year, in seconds after the Unix epoch, to a day.
+fn year(year: i64) -> i64 {
+    (year - 1970) * 31_556_952
+}
+
+#[test]
+fn a_certificate_that_is_valid_now_comes_before_others_of_its_name() {
+    let files = Files::new();
+    let host = &["a.b.test"][..];
+    let (ecdsa, ed25519) = (&rcgen::PKCS_ECDSA_P256_SHA256, &rcgen::PKCS_ED25519);
+    let old = files.make_with("old", host, 2000..2010, ecdsa);
+    let other = files.make_with("other", host, 2000..2020, ed25519);
+    let wildcard = files.make_with("wildcard", &["*.b.test"], 2000..2030, ecdsa);
+    let next = files.make_with("next", host, 2040..2060, ecdsa);
+    let pairs = [&old, &other, &wildcard, &next];
+    // Whatever the order of the file, and without reading the files again.
+    for turn in 0..pairs.len() {
+        let mut order = pairs.map(Clone::clone);
+        order.rotate_left(turn);
+        let (store, _) = Store::open(order.to_vec(), options());
+        for (now, expected) in [
+            (2005, &old),
+            (2015, &other),
+            (2025, &wildcard),
+            (2045, &next),
+            (2009, &old),
+        ] {
+            let shown = store.choose_at("a.b.test", year(now)).expect("one of them");
+            let found = &shown.identity.certified.cert[0];
+            assert_eq!(found.to_vec(), leaf(expected), "{now}, turn {turn}");
+        }
+        // None is valid: an exact name by its algorithm, and the order of the file.
+        let shown = store
+            .choose_at("a.b.test", year(2035))
+            .expect("one of them");
+        let found = shown.identity.certified.cert[0].to_vec();
+        assert!(found == leaf(&old) || found == leaf(&next), "turn {turn}");
+        let shown = store
+            .choose_at("c.b.test", year(2035))
+            .expect("the wildcard");
+        assert_eq!(shown.identity.certified.cert[0].to_vec(), leaf(&wildcard));
+    }
+}
+
+#[tokio::test]
+async fn an_expired_exact_certificate_gives_way_to_a_valid_wildcard() {
+    let files = Files::new();
+    let old = files.make_until("old", &["a.b.test"], 2001);
+    let wildcard = files.make("wildcard", &["*.b.test"]);
+    let side = side(vec![old, wildcard.clone()], options());
+    let client = Arc::new(client(&[&wildcard]));
+    let (connected, _) = shake(&side, &client, "a.b.test").await;
+    let (_, shown) = connected.expect("a handshake that the client accepts");
+    assert_eq!(shown, leaf(&wildcard));
+}
+
+#[test]
+fn a_certificate_that_expires_is_warned_of_once_for_each_reason() {
+    let files = Files::new();
+    let algorithm = &rcgen::PKCS_ECDSA_P256_SHA256;
+    let pair = files.make_with("a", &["a.test"], 2000..2090, algorithm);
+    let (store, events) = Store::open(vec![pair], options());
+    assert!(matches!(&events[..], [Event::Loaded { warning: None, .. }]));
+    let end = store.states()[0].not_after_unix_s.expect("in force");
+    let day = 86_400;
+    for (now, words) in [
+        (end - 15 * day, None),
+        (end - 13 * day, Some("expires soon")),
+        (end - 12 * day, None),
+        (end + 1, Some("has expired")),
+        (end + day, None),
+    ] {
+        let events = store.check_at(false, now);
+        match (words, &events[..]) {
+            (None, []) => {}
+            (Some(words), [Event::Aged { names, warning, .. }]) => {
+                assert!(
+                    warning.contains(words) && names == &["a.test"],
+                    "{events:?}"
+                );
+            }
+            _ => panic!("{events:?} where {words:?} is due"),
+        }
+    }
+    let short = Identity::load(
+        &files
+            .make_with("s", &["a.test"], 2000..2001, algorithm)
+            .cert,
+        &files.pair("s").key,
+    )
+    .expect("usable");
+    let end = short.not_after_unix_s();
+    assert_eq!(short.warning(end - 15 * day), None);
+    assert!(short.warning(end - 13 * day).is_some());
 }

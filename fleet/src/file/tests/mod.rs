@@ -224,6 +224,7 @@ url = "https://control.demo.test:7700/"
 cert = "control.pem"
 key = "control.key"
 hosts = ["Console.demo.test", "*"]
+steering_origins = ["https://WWW.demo.test:443", "http://127.0.0.1:8080/"]
 admin = "127.0.0.1:9170"
 
 [control.push]
@@ -439,6 +440,10 @@ fn every_setting_is_taken_as_written() {
     );
     let control = fleet.control.expect("there");
     assert_eq!(control.hosts, ["console.demo.test", "*"]);
+    assert_eq!(
+        control.steering_origins,
+        ["https://www.demo.test", "http://127.0.0.1:8080"]
+    );
     assert_eq!(
         (control.name.as_str(), control.url.as_str()),
         ("brain", "https://control.demo.test:7700")

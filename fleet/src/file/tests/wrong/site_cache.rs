@@ -1,0 +1,121 @@
+//! Wrong values: `[site.cache]`.
+
+use super::Case;
+
+pub(super) const CASES: &[Case] = &[
+    // Request fields.
+    (
+        "ttl = \"5s\"",
+        "cache.forward_fields = [\"x-a\", \"x:y\"]",
+        "cache.forward_fields",
+        32,
+        "\"x:y\" is not a field name",
+        "without a colon",
+    ),
+    (
+        "ttl = \"5s\"",
+        "cache.forward_fields = [\"x-a\", \"X-A\"]",
+        "cache.forward_fields",
+        32,
+        "x-a is listed twice",
+        "remove one",
+    ),
+    (
+        "ttl = \"5s\"",
+        "cache.forward_fields = [\"x-a\", \"Authorization\"]",
+        "cache.forward_fields",
+        32,
+        "shared only where they say so",
+        "RFC 9111",
+    ),
+    (
+        "ttl = \"5s\"",
+        "cache.key_fields = \"sec-@\"",
+        "cache.key_fields",
+        20,
+        "is not a field name",
+        "wildcard",
+    ),
+    (
+        "ttl = \"5s\"",
+        "cache.key_fields = \"X-Forwarded-Host\"",
+        "cache.key_fields",
+        20,
+        "the edge drops, or makes or reads itself",
+        "remove it",
+    ),
+    (
+        "ttl = \"5s\"",
+        "cache.key_fields = \"\"",
+        "cache.key_fields",
+        20,
+        "is not a field name",
+        "x-app-version",
+    ),
+    (
+        "ttl = \"5s\"",
+        "cache.serve_unsynced = \"no\"",
+        "cache.serve_unsynced",
+        24,
+        "this is a string",
+        "true or false",
+    ),
+    (
+        "ttl = \"5s\"",
+        "cache.finish_rest_max = 5",
+        "cache.finish_rest_max",
+        25,
+        "this is a number",
+        "\"512MiB\"",
+    ),
+    (
+        "ttl = \"5s\"",
+        "cache.finish_share_min = \"101%\"",
+        "cache.finish_share_min",
+        26,
+        "out of range",
+        "100%",
+    ),
+    (
+        "ttl = \"5s\"",
+        "cache.finish_share_min = \"half\"",
+        "cache.finish_share_min",
+        26,
+        "half",
+        "10%",
+    ),
+    (
+        "ttl = \"5s\"",
+        "cache.store_set_cookie = \"yes\"",
+        "cache.store_set_cookie",
+        26,
+        "this is a string",
+        "true or false",
+    ),
+    // Types.
+    (
+        "ttl = \"5s\"",
+        "[site.cache]\nheuristic = \"yes\"",
+        "heuristic",
+        13,
+        "site[0].cache.heuristic: this is a string",
+        "write true or false",
+    ),
+    // Names, addresses, URLs.
+    (
+        "ttl = \"5s\"",
+        "cache.forward_fields = \"x-*\"",
+        "cache.forward_fields",
+        24,
+        "is not a field name",
+        "wildcard",
+    ),
+    (
+        "ttl = \"5s\"",
+        "cache.key_fields = \"x_real_ip\"",
+        "cache.key_fields",
+        20,
+        "the edge drops, or makes or reads itself",
+        "remove it",
+    ),
+];
