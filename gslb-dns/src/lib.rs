@@ -12,6 +12,7 @@ mod kernel;
 pub mod limit;
 pub mod message;
 pub mod metrics;
+pub mod places;
 mod respond;
 mod start;
 pub mod steer;

@@ -6,8 +6,9 @@
 
 use std::net::IpAddr;
 
+use http::header::InvalidHeaderValue;
 use http::header::{ACCEPT_ENCODING, ACCEPT_RANGES, AGE, EXPECT, HOST, MAX_FORWARDS, RANGE, VIA};
-use http::{HeaderMap, HeaderName, HeaderValue, Method};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Version};
 use nearcast_fleet::config::CachePolicy;
 use nearcast_fleet::request_fields::is_removed;
 
@@ -27,6 +28,32 @@ pub const EARLY_DATA: HeaderName = HeaderName::from_static("early-data");
 /// Most CDNs that a request may have passed; more count as a loop of CDNs that do not add their own
 /// id.
 const LOOP_MEMBERS_MAX: usize = 16;
+
+/// The member of `Via` that a node adds to a message, by the version of HTTP in which it received the
+/// message (RFC 9110 section 7.6.3).
+#[derive(Debug, Clone)]
+pub struct Via([HeaderValue; 3]);
+
+impl Via {
+    /// For the node of that name.
+    ///
+    /// # Errors
+    /// The name is not a field value.
+    pub fn new(name: &str) -> Result<Self, InvalidHeaderValue> {
+        let member = |version: &str| HeaderValue::try_from(format!("{version} {name}"));
+        Ok(Self([member("1.0")?, member("1.1")?, member("2.0")?]))
+    }
+
+    /// The member for a message that was received in this version. A message that the node makes
+    /// itself has that of HTTP/1.1.
+    pub fn received(&self, version: Version) -> &HeaderValue {
+        &self.0[match version {
+            Version::HTTP_10 => 0,
+            Version::HTTP_2 => 2,
+            _ => 1,
+        }]
+    }
+}
 
 /// Which fields of a client reach the origin.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -51,7 +78,7 @@ pub enum ClientFields<'a> {
 /// The facts of this node and of the client's connection that a forward request carries.
 #[derive(Debug, Clone, Copy)]
 pub struct Forwarder<'a> {
-    /// `1.1 ams-1`.
+    /// `1.1 ams-1`, see [`Via`].
     pub via: &'a HeaderValue,
     /// This CDN's id in `CDN-Loop`.
     pub loop_id: &'a HeaderValue,
@@ -261,6 +288,19 @@ mod tests {
             "x-forwarded-proto: https",
         ];
         map(&lines.iter().copied().chain(ours).collect::<Vec<_>>())
+    }
+
+    #[test]
+    fn via_names_the_version_that_was_received() {
+        let via = Via::new("ams-1").expect("a field value");
+        for (version, expected) in [
+            (Version::HTTP_10, "1.0 ams-1"),
+            (Version::HTTP_11, "1.1 ams-1"),
+            (Version::HTTP_2, "2.0 ams-1"),
+        ] {
+            assert_eq!(via.received(version), expected, "{version:?}");
+        }
+        assert!(Via::new("a\nb").is_err());
     }
 
     #[test]

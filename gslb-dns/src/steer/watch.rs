@@ -5,12 +5,13 @@ use std::collections::{HashMap, HashSet};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
 use nearcast_fleet::clock::now_unix_ms;
 use nearcast_fleet::config::HealthCheck;
 use nearcast_fleet::failure::Failure;
 use nearcast_net::shutdown::Shutdown;
+use nearcast_net::stamp::Stamp;
 use prometheus::IntGauge;
 use tokio::sync::{mpsc, watch};
 use tokio::task::{AbortHandle, JoinSet};
@@ -29,30 +30,12 @@ const LOOK: Duration = Duration::from_secs(1);
 /// Most results of health checks that wait to be recorded.
 const RESULTS_MAX: usize = 1_024;
 
-/// Identifies the version of a file: length, time of change, and inode.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct FileStamp {
-    length: u64,
-    modified: Option<SystemTime>,
-    inode: u64,
-}
-
-fn stamp(path: &Path) -> std::io::Result<FileStamp> {
-    use std::os::unix::fs::MetadataExt;
-    let metadata = std::fs::metadata(path)?;
-    Ok(FileStamp {
-        length: metadata.len(),
-        modified: metadata.modified().ok(),
-        inode: metadata.ino(),
-    })
-}
-
 /// The atlas for a setting of `steering.geo_db`, and the stamp its file had before it was read.
-fn load(geo_db: Option<&Path>) -> Result<(Arc<Atlas>, Option<FileStamp>), Failure> {
+fn load(geo_db: Option<&Path>) -> Result<(Arc<Atlas>, Option<Stamp>), Failure> {
     match geo_db {
         None => Ok((Atlas::built_in(), None)),
         Some(path) => {
-            let before = stamp(path).ok();
+            let before = Stamp::of(path);
             Ok((Arc::new(Atlas::load(path)?), before))
         }
     }
@@ -109,7 +92,7 @@ pub(super) struct Geo {
 /// built-in table, and loads the database once its file has changed into a good one.
 pub(super) fn start(geo_db: Option<&Path>, registry: &prometheus::Registry) -> Geo {
     let metrics = GeoMetrics::register(registry);
-    let before = geo_db.and_then(|path| stamp(path).ok());
+    let before = geo_db.and_then(Stamp::of);
     match load(geo_db) {
         Ok((atlas, stamp)) => {
             metrics.note(&atlas);
@@ -270,17 +253,17 @@ async fn check_one(
 #[derive(Debug)]
 struct DatabaseFile {
     /// The version that is loaded, or that could not be.
-    settled: Option<FileStamp>,
+    settled: Option<Stamp>,
     /// Whether the version in `settled` is loaded.
     is_good: bool,
     /// The version seen last, when it differs.
-    seen: Option<FileStamp>,
+    seen: Option<Stamp>,
     /// Whether a missing file was logged.
     missing_logged: bool,
 }
 
 impl DatabaseFile {
-    fn new(settled: Option<FileStamp>) -> Self {
+    fn new(settled: Option<Stamp>) -> Self {
         Self {
             settled,
             is_good: true,
@@ -291,7 +274,7 @@ impl DatabaseFile {
 
     /// Whether to load the file now: its version differs from the loaded one, and has not changed
     /// since the last look, so that a file that is being written is not read half.
-    fn is_due(&mut self, now: FileStamp) -> bool {
+    fn is_due(&mut self, now: Stamp) -> bool {
         self.missing_logged = false;
         if self.settled == Some(now) {
             self.seen = None;
@@ -336,7 +319,7 @@ async fn follow(
             _ = look.tick() => {
                 let Some(watched) = path.clone() else { continue };
                 let shown = watched.display().to_string();
-                match run_blocking(move || stamp(&watched)).await {
+                match run_blocking(move || Stamp::read(&watched)).await {
                     Some(Ok(now)) if source.is_due(now) => {
                         let current = served.borrow().clone();
                         reload(&steering, current, Some(path.clone()), &mut source, &metrics).await;
@@ -370,7 +353,7 @@ async fn reload(
         let (atlas, result) = match path {
             None => (kept, Ok(None)),
             Some(path) => {
-                let before = path.as_deref().and_then(|p| stamp(p).ok());
+                let before = path.as_deref().and_then(Stamp::of);
                 match load(path.as_deref()) {
                     Ok((atlas, stamp)) => (atlas, Ok(Some(stamp))),
                     Err(failure) => (kept, Err((failure, before))),
@@ -412,12 +395,13 @@ mod tests {
 
     #[test]
     fn a_file_is_due_when_it_changed_and_then_stayed() {
-        let stamp = |length| FileStamp {
-            length,
-            modified: None,
-            inode: 1,
+        let dir = tempfile::tempdir().unwrap();
+        let stamp = |name: &str| {
+            let path = dir.path().join(name);
+            std::fs::write(&path, name).unwrap();
+            Stamp::of(&path).unwrap()
         };
-        let (a, b, c) = (stamp(1), stamp(2), stamp(3));
+        let (a, b, c) = (stamp("a"), stamp("b"), stamp("c"));
         let mut source = DatabaseFile::new(Some(a));
         for (step, (now, due)) in [
             (a, false),
@@ -464,7 +448,7 @@ mod tests {
         .await;
         let loaded = steering.atlas();
         assert!(loaded.description.starts_with("Test, built"));
-        assert_eq!(source.settled, stamp(&path).ok());
+        assert_eq!(source.settled, Stamp::of(&path));
 
         std::fs::write(&path, b"broken").unwrap();
         reload(
@@ -478,7 +462,7 @@ mod tests {
         assert!(Arc::ptr_eq(&loaded, &steering.atlas()));
         assert_eq!(metrics.failed.get(), 1);
         assert!(source.settled.is_some());
-        assert_eq!(source.settled, stamp(&path).ok());
+        assert_eq!(source.settled, Stamp::of(&path));
 
         std::fs::remove_file(&path).unwrap();
         reload(
@@ -517,7 +501,7 @@ mod tests {
                 ("built-in", failed),
                 "{path:?}"
             );
-            if let Some(now) = path.and_then(|p| stamp(p).ok()) {
+            if let Some(now) = path.and_then(|p| Stamp::of(p)) {
                 assert!(!geo.source.is_due(now), "the same file is not tried again");
             }
         }

@@ -1,19 +1,13 @@
 //! The locations that need no database: the countries of the registries' allocations and the
 //! demonstration's prefixes.
 
-use std::net::{Ipv4Addr, Ipv6Addr};
+use std::net::Ipv6Addr;
 use std::sync::{Arc, OnceLock};
 
 use super::{Atlas, Location, LocationSource, UNKNOWN};
+use crate::places::DEMO_PLACES;
 use crate::steer::countries::{self, COUNTRIES};
 use crate::steer::ranges::{Builder, Ranges};
-
-/// Prefixes of the demonstration's clients.
-pub(super) const DEMO: [(Ipv4Addr, [u8; 2], f32, f32); 3] = [
-    (Ipv4Addr::new(192, 0, 2, 0), *b"SG", 1.352, 103.820),
-    (Ipv4Addr::new(198, 51, 100, 0), *b"NL", 52.370, 4.895),
-    (Ipv4Addr::new(203, 0, 113, 0), *b"US", 40.713, -74.006),
-];
 
 /// Numbers of the countries' locations: from 1; the demonstration's follow them.
 const FIRST_COUNTRY: u32 = 1;
@@ -50,8 +44,8 @@ pub(super) fn built_in_v4() -> Ranges<u32> {
 
 pub(super) fn demo_v4() -> Ranges<u32> {
     let mut builder = Builder::new();
-    for (i, (network, ..)) in DEMO.iter().enumerate() {
-        let first = u32::from(*network);
+    for (i, place) in DEMO_PLACES.iter().enumerate() {
+        let first = u32::from(place.network);
         builder.push(first, first | 0xff, FIRST_DEMO + i as u32);
     }
     builder.finish()
@@ -61,9 +55,8 @@ pub(super) fn fixed_places() -> Vec<Option<Location>> {
     let countries = COUNTRIES.iter().map(|(country, latitude, longitude)| {
         (*country, *latitude, *longitude, LocationSource::Country)
     });
-    let demo = DEMO.iter().map(|(_, country, latitude, longitude)| {
-        (*country, *latitude, *longitude, LocationSource::Demo)
-    });
+    let demo =
+        (DEMO_PLACES.iter()).map(|p| (p.country, p.latitude, p.longitude, LocationSource::Demo));
     std::iter::once(None)
         .chain(
             countries

@@ -5,7 +5,7 @@
 //! own tree costs microseconds and decodes a record, one in the runs costs some tens of nanoseconds
 //! and gives a number. The first layer that has a location wins:
 //!
-//! 1. the demonstration's prefixes (the documentation networks of RFC 5737);
+//! 1. the demonstration's prefixes (documentation and benchmark networks, see `places`);
 //! 2. the database of `steering.geo_db`, if there is one;
 //! 3. the country of the address's /24 (IPv4) or /48 (IPv6) in the registries' allocations, at the
 //!    point where that country's people live.

@@ -2,9 +2,9 @@ use maxminddb::Reader;
 use mmdb_writer::{Value, Writer};
 use nearcast_fleet::failure::FailureKind;
 
-use super::built_in::DEMO;
 use super::metadata::{Loose, LooseMetadata, METADATA_MARKER, metadata};
 use super::*;
+use crate::places::DEMO_PLACES;
 
 fn ip(text: &str) -> IpAddr {
     text.parse().unwrap()
@@ -75,6 +75,10 @@ fn the_built_in_table_knows_the_demonstration_and_countries() {
             "192.0.2.0",
             Some(("SG".to_owned(), 1, 104, LocationSource::Demo, 24)),
         ),
+        (
+            "198.18.56.7",
+            Some(("JP".to_owned(), 36, 140, LocationSource::Demo, 24)),
+        ),
         ("10.1.2.3", None),
         ("127.0.0.1", None),
         ("224.0.0.1", None),
@@ -116,9 +120,9 @@ fn the_compiled_countries_are_those_of_the_registries() {
     for first in (0..=u32::MAX - 0xff).step_by(4_099 * 256) {
         let address = IpAddr::from(first.to_be_bytes());
         let expected = iptocc::country_code(address).map(|c| c.as_bytes().to_vec());
-        if !DEMO
+        if !DEMO_PLACES
             .iter()
-            .any(|(network, ..)| u32::from(*network) == first)
+            .any(|place| u32::from(place.network) == first)
         {
             assert_eq!(
                 atlas.country(address).map(|c| c.to_vec()),
