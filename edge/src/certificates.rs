@@ -45,7 +45,7 @@ impl Certificates {
         if must_show && store.is_empty() {
             let problems = events.iter().filter_map(|event| match event {
                 Event::Failed { problem, .. } => Some(problem.as_str()),
-                Event::Loaded { .. } => None,
+                Event::Loaded { .. } | Event::Aged { .. } => None,
             });
             let problems: Vec<_> = problems.collect();
             return Err(Failure::new(
@@ -146,6 +146,14 @@ impl Certificates {
                         }
                         None => tracing::info!(%cert, %hosts, "a certificate is in force"),
                     }
+                }
+                Event::Aged {
+                    files,
+                    names,
+                    warning,
+                } => {
+                    let (cert, hosts) = (files.cert.display(), shown(&names));
+                    tracing::warn!(%cert, %hosts, "a certificate is in force that {warning}");
                 }
                 Event::Failed {
                     files,

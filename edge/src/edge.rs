@@ -7,8 +7,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use http::{HeaderMap, HeaderValue};
+use http::HeaderMap;
 use nearcast_fleet::config::ClientLimits;
+use nearcast_http_rules::forward::Via;
 use nearcast_net::tls::HandshakeTurns;
 use parking_lot::Mutex;
 use tokio::sync::watch;
@@ -52,8 +53,8 @@ pub(crate) enum Knowledge {
 /// One edge.
 pub(crate) struct Edge {
     pub(crate) name: Arc<str>,
-    /// `1.1 <name>`, the member that responses and requests carry in `Via`.
-    pub(crate) via: HeaderValue,
+    /// The members that responses and requests carry in `Via`.
+    pub(crate) via: Via,
     pub(crate) started_ms: u64,
     pub(crate) sites: ArcSwap<Sites>,
     /// What all workers share of origins and peers.

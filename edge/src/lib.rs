@@ -3,7 +3,7 @@
 //! - [`serve`]: a client's connection, its limits, and one protocol a module.
 //! - [`request`]: the life of one request, in order; [`nearcast_http_rules`]: its decisions, as pure
 //!   functions. [`client_body`], [`interim`]: what a protocol is given to write, beside a response's
-//!   head.
+//!   head; [`request_body`]: what it gives to be read.
 //! - [`forward`]: forward requests that fill the store, shared by all clients that want the same;
 //!   [`origin`]: the pool of connections under them; [`body`]: the bytes of a representation, from
 //!   fills to readers.
@@ -31,6 +31,8 @@ mod changes;
 mod client_body;
 mod clock;
 mod compress;
+#[cfg(test)]
+mod documented;
 mod edge;
 mod forward;
 #[doc(hidden)]
@@ -47,6 +49,7 @@ mod proxies;
 mod push;
 mod report;
 mod request;
+mod request_body;
 mod request_id;
 mod rtt;
 mod serve;

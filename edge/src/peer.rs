@@ -2,7 +2,7 @@
 //! node owns a URL.
 
 use http::header::{CACHE_CONTROL, HOST, VIA};
-use http::{HeaderMap, HeaderName, HeaderValue};
+use http::{HeaderMap, HeaderName, HeaderValue, Version};
 use nearcast_fleet::config::{Cluster, Fleet, Secret};
 use nearcast_fleet::node_key;
 use xxhash_rust::xxh3::xxh3_64;
@@ -80,7 +80,7 @@ pub(crate) fn request_fields(edge: &Edge, url: &str, fleet: &Fleet) -> HeaderMap
         key.set_sensitive(true);
         fields.insert(PEER, key);
     }
-    fields.insert(VIA, edge.via.clone());
+    fields.insert(VIA, edge.via.received(Version::HTTP_11).clone());
     state_scheme(&mut fields, scheme_of(url));
     fields
 }

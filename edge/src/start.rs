@@ -7,7 +7,6 @@ use std::sync::atomic::AtomicBool;
 use std::time::{Duration, SystemTime};
 
 use arc_swap::ArcSwap;
-use http::HeaderValue;
 use nearcast_fleet::admin::Readiness;
 use nearcast_fleet::change::Entry;
 use nearcast_fleet::config::{Cluster, Fleet, Node};
@@ -15,6 +14,7 @@ use nearcast_fleet::drains::{Drains, LameDuck};
 use nearcast_fleet::failure::{Failure, FailureKind};
 use nearcast_fleet::follow::{self, FollowState, Following, NodeContext};
 use nearcast_fleet::role::{self, Admin, Role};
+use nearcast_http_rules::forward::Via;
 use nearcast_net::listen;
 use nearcast_net::shutdown::{self, Shutdown, ShutdownTrigger};
 use tokio::sync::{mpsc, oneshot, watch};
@@ -321,7 +321,7 @@ impl StartingEdge {
         let clock = Clock::System;
         let edge = Arc::new(Edge {
             name: self.name.as_str().into(),
-            via: HeaderValue::try_from(format!("1.1 {}", self.name)).map_err(|_| {
+            via: Via::new(&self.name).map_err(|_| {
                 let message = format!("the node name {:?} is not a field value", self.name);
                 Failure::new(FailureKind::Usage, message)
             })?,

@@ -197,6 +197,12 @@ mod tests {
         assert_eq!(names(&held.at(1100)), [2, 3], "none twice");
         held.take("ams", 1055, vec![key(4, 1100)]);
         assert_eq!(names(&held.at(1100)), [3, 4], "the others are revoked");
+        // Those announced are revoked with the others; what comes with the answer is in force,
+        // although it begins earlier.
+        for _ in 0..2 {
+            held.take("ams", 1151, vec![key(6, 1100)]);
+            assert_eq!(names(&held.at(1100)), [6]);
+        }
         held.take("nyc", 0, vec![key(5, 1100)]);
         assert_eq!(names(&held.at(1100)), [5], "another cluster");
         held.tag = Some(HeaderValue::from_static("\"t\""));

@@ -147,7 +147,7 @@ fn write_json_line(text: &mut Vec<u8>, date: &mut Date, format: &LineFormat, ent
     }
     text.extend_from_slice(b",\"request_id\":\"");
     // Its characters need no escape.
-    text.extend_from_slice(entry.id.as_bytes());
+    text.extend_from_slice(entry.id.text().as_bytes());
     text.extend_from_slice(b"\",\"first_byte_us\":");
     write_number(text, entry.first_byte.as_micros() as u64);
     text.extend_from_slice(b",\"total_us\":");
@@ -399,6 +399,7 @@ fn civil(days: u64) -> (u64, u64, u64) {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
     use std::path::PathBuf;
     use std::time::Duration;
 
@@ -475,6 +476,35 @@ mod tests {
         assert_eq!(value["origin_us"], 30_000);
         assert_eq!(value["total_us"], 2_000_000);
         assert_eq!(value["peer"], true);
+    }
+
+    #[test]
+    fn the_page_lists_the_members_of_a_line() {
+        const PAGE: &str = include_str!("../../../docs/logs.md");
+        let id = RequestId::given(b"0123456789abcdef01234567").expect("a token");
+        let outcome = Outcome {
+            not_stored: Some(NotStored::NoStore),
+            ..Outcome::forwarded(CacheStatus::Miss, ForwardReason::UriMiss)
+        };
+        // With everything that a request may lack.
+        let whole = Entry {
+            tls: Some("TLSv1.3"),
+            referer: b"https://x.example/",
+            origin: Some(Duration::from_millis(30)),
+            ending: Ending::ClientLeft,
+            is_peer: true,
+            ..entry(&id, &outcome)
+        };
+        let value: serde_json::Value =
+            serde_json::from_str(&line(&settings(LogFormat::Json), &whole)).expect("JSON");
+        let members: BTreeSet<&str> = value
+            .as_object()
+            .expect("an object")
+            .keys()
+            .map(String::as_str)
+            .collect();
+        let listed = crate::documented::first_column(PAGE, "| Member of `json` |");
+        assert_eq!(members, listed);
     }
 
     #[test]

@@ -9,6 +9,7 @@ use nearcast_http_rules::not_stored::NotStored;
 use nearcast_http_rules::status::ForwardReason;
 
 use super::{Ending, Entry, protocol};
+use crate::request_id::{RANDOM_BYTES, RequestId};
 
 /// Requests that a worker keeps at least, whatever other workers keep: the 10,000 newest ones of a
 /// node may all be one worker's.
@@ -32,13 +33,17 @@ pub(super) struct Recent {
 #[derive(Default)]
 struct Generation {
     records: Vec<Record>,
-    /// Id, host, method, path and site of each record, in this order.
+    /// Of each record its host, method and site, in this order, unless they are those of the record
+    /// before; then its id, where that was given, and its path.
     text: Vec<u8>,
 }
 
 /// What is kept of a request beside its texts.
 struct Record {
-    /// Where its texts begin.
+    /// Its id, if [`Self::id_bytes`] is 0.
+    random: [u8; RANDOM_BYTES],
+    /// Where its host begins, and where its id or path.
+    host: u32,
     text: u32,
     id_bytes: u8,
     host_bytes: u8,
@@ -73,12 +78,15 @@ impl Recent {
 
     /// Adds the records of an id, newest first, up to the bound of an answer.
     pub(super) fn find(&self, id: &[u8], found: &mut Vec<TraceRecord>) {
+        let Some(id) = RequestId::given(id) else {
+            return;
+        };
         for generation in [&self.younger, &self.older] {
             for record in generation.records.iter().rev() {
                 if found.len() == RECORDS_MAX {
                     return;
                 }
-                if generation.id_of(record) == id {
+                if generation.has_id(record, &id) {
                     found.push(generation.show(record));
                 }
             }
@@ -92,24 +100,42 @@ impl Generation {
     }
 
     fn push(&mut self, entry: &Entry<'_>) {
-        let text = self.text.len() as u32;
-        let mut add = |part: &[u8], most: usize| {
-            let kept = &part[..part.len().min(most)];
-            self.text.extend_from_slice(kept);
-            kept.len()
+        let host = cut(entry.host, HOST_BYTES_MAX);
+        let method = cut(entry.method.as_bytes(), METHOD_BYTES_MAX);
+        let site = cut(entry.site.as_bytes(), usize::from(u8::MAX));
+        let path = cut(entry.path.as_bytes(), PATH_BYTES_MAX);
+        let is_same = |last: &&Record| {
+            let shared = self.shared_texts(last);
+            shared[0] == host && shared[1] == method && shared[2] == site
         };
-        let id_bytes = add(entry.id.as_bytes(), usize::from(u8::MAX)) as u8;
-        let host_bytes = add(entry.host, HOST_BYTES_MAX) as u8;
-        let method_bytes = add(entry.method.as_bytes(), METHOD_BYTES_MAX) as u8;
-        let path_bytes = add(entry.path.as_bytes(), PATH_BYTES_MAX) as u16;
-        let site_bytes = add(entry.site.as_bytes(), usize::from(u8::MAX)) as u8;
+        let host_at = match self.records.last().filter(is_same) {
+            Some(last) => last.host,
+            None => {
+                let begin = self.text.len() as u32;
+                for part in [host, method, site] {
+                    self.text.extend_from_slice(part);
+                }
+                begin
+            }
+        };
+        let text = self.text.len() as u32;
+        let (random, id_bytes) = match entry.id {
+            RequestId::Random(bytes) => (*bytes, 0),
+            RequestId::Given(id) => {
+                self.text.extend_from_slice(id.as_bytes());
+                ([0; RANDOM_BYTES], id.as_bytes().len() as u8)
+            }
+        };
+        self.text.extend_from_slice(path);
         self.records.push(Record {
+            random,
+            host: host_at,
             text,
             id_bytes,
-            host_bytes,
-            method_bytes,
-            site_bytes,
-            path_bytes,
+            host_bytes: host.len() as u8,
+            method_bytes: method.len() as u8,
+            site_bytes: site.len() as u8,
+            path_bytes: path.len() as u16,
             status: entry.status,
             version: entry.version,
             label: entry.outcome.label,
@@ -127,22 +153,35 @@ impl Generation {
         });
     }
 
-    fn id_of(&self, record: &Record) -> &[u8] {
-        let begin = record.text as usize;
-        &self.text[begin..begin + usize::from(record.id_bytes)]
+    fn has_id(&self, record: &Record, id: &RequestId) -> bool {
+        match id {
+            RequestId::Random(bytes) => record.id_bytes == 0 && record.random == *bytes,
+            RequestId::Given(id) => {
+                let begin = record.text as usize;
+                self.text[begin..begin + usize::from(record.id_bytes)] == *id.as_bytes()
+            }
+        }
+    }
+
+    /// Host, method and site.
+    fn shared_texts(&self, record: &Record) -> [&[u8]; 3] {
+        let mut rest = &self.text[record.host as usize..];
+        [record.host_bytes, record.method_bytes, record.site_bytes].map(|bytes| {
+            let (part, more) = rest.split_at(bytes.into());
+            rest = more;
+            part
+        })
+    }
+
+    fn path(&self, record: &Record) -> &[u8] {
+        let begin = record.text as usize + usize::from(record.id_bytes);
+        &self.text[begin..begin + usize::from(record.path_bytes)]
     }
 
     fn show(&self, record: &Record) -> TraceRecord {
-        let mut at = record.text as usize + usize::from(record.id_bytes);
-        let mut next = |bytes: usize| {
-            let part = &self.text[at..at + bytes];
-            at += bytes;
-            String::from_utf8_lossy(part).into_owned()
-        };
-        let host = next(record.host_bytes.into());
-        let method = next(record.method_bytes.into());
-        let path = next(record.path_bytes.into());
-        let site = next(record.site_bytes.into());
+        let word = |text: &[u8]| String::from_utf8_lossy(text).into_owned();
+        let [host, method, site] = self.shared_texts(record).map(word);
+        let path = word(self.path(record));
         TraceRecord {
             time_unix_ms: record.began_ms,
             node: String::new(),
@@ -168,17 +207,21 @@ impl Generation {
     }
 }
 
+fn cut(text: &[u8], most: usize) -> &[u8] {
+    &text[..text.len().min(most)]
+}
+
 #[cfg(test)]
 mod tests {
     use nearcast_http_rules::status::Outcome;
 
     use super::super::testing::entry;
     use super::*;
-    use crate::request_id::{RequestId, RequestIds};
+    use crate::request_id::RequestIds;
 
     fn found(recent: &Recent, id: &RequestId) -> Vec<TraceRecord> {
         let mut found = Vec::new();
-        recent.find(id.as_bytes(), &mut found);
+        recent.find(id.text().as_bytes(), &mut found);
         found
     }
 
@@ -248,5 +291,46 @@ mod tests {
             ("192.0.2.77", "www.example.org", "/a?b=c", "hit")
         );
         assert_eq!((first.total_us, first.origin_us), (17, None));
+    }
+
+    #[test]
+    fn texts_that_records_share_are_kept_once_and_shown_by_each() {
+        let (mut recent, mut ids) = (Recent::default(), RequestIds::default());
+        let outcome = Outcome::hit(5);
+        let requests: [(&[u8], &str, &str, &str); 7] = [
+            (b"a.test", "GET", "www", "/1"),
+            (b"a.test", "GET", "www", "/2"),
+            (b"a.test", "HEAD", "www", "/3"),
+            (b"a.testG", "ET", "www", "/4"),
+            (b"", "", "", ""),
+            (b"", "", "", "/5"),
+            (b"a.test", "GET", "www", "/6"),
+        ];
+        let given = RequestId::given(b"chosen").expect("a token");
+        let noted = requests.map(|(host, method, site, path)| {
+            let id = ids.next();
+            for id in [&id, &given] {
+                recent.note(&Entry {
+                    host,
+                    method,
+                    site,
+                    path,
+                    ..entry(id, &outcome)
+                });
+            }
+            (id, host, method, site, path)
+        });
+        for (id, host, method, site, path) in noted {
+            let [record] = &found(&recent, &id)[..] else {
+                panic!("{path}: not found once");
+            };
+            let shown = (record.host.as_bytes(), &*record.method, &*record.site);
+            assert_eq!(shown, (host, method, site));
+            assert_eq!(record.path, path);
+        }
+        assert_eq!(found(&recent, &given).len(), requests.len());
+        let shared = "a.testGETwww".len() * 2 + "a.testHEADwww".len() + "a.testGETwww".len();
+        let own = 2 * "/1/2/3/4/5/6".len() + requests.len() * "chosen".len();
+        assert_eq!(recent.younger.text.len(), shared + own);
     }
 }

@@ -6,7 +6,7 @@ use std::ffi::OsString;
 use std::fs::{DirBuilder, File, OpenOptions};
 use std::io::{self, ErrorKind, Write as _};
 use std::os::fd::AsFd as _;
-use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _};
+use std::os::unix::fs::{DirBuilderExt as _, FileExt as _, MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
 use nearcast_fleet::config::{AccessLog, LogTarget};
@@ -84,8 +84,13 @@ impl Sink {
     /// Opens the file anew: it may have been renamed by a program that rotates logs.
     pub(super) fn reopen(&mut self) -> io::Result<()> {
         self.file = None;
-        self.is_torn = false;
-        self.file = Some(open(&self.settings)?);
+        let file = open(&self.settings)?;
+        // The same file may be opened again, and an earlier run may have ended within a line. Of
+        // standard output only this run knows.
+        if let Some(path) = &self.settings.path {
+            self.is_torn = ends_within_line(path);
+        }
+        self.file = Some(file);
         Ok(())
     }
 
@@ -263,6 +268,20 @@ fn shift(path: &Path, kept: usize) -> io::Result<()> {
     std::fs::rename(path, numbered(1))
 }
 
+/// Whether the last line of a file has no end. A file that cannot be read is taken for whole.
+fn ends_within_line(path: &Path) -> bool {
+    let last_byte = || {
+        let file = File::open(path)?;
+        let last = file.metadata()?.len().checked_sub(1);
+        let mut byte = *b"\n";
+        if let Some(last) = last {
+            file.read_exact_at(&mut byte, last)?;
+        }
+        io::Result::Ok(byte)
+    };
+    last_byte().is_ok_and(|byte| byte != *b"\n")
+}
+
 /// Opens the target to append to it; makes the file and its directories where they are missing.
 fn open(settings: &SinkSettings) -> io::Result<File> {
     let Some(path) = &settings.path else {
@@ -379,6 +398,21 @@ mod tests {
             files(directory.path()),
             named(&[("access.log", "after\n"), ("access.log.1", "before\n")])
         );
+    }
+
+    #[test]
+    fn a_line_that_was_cut_before_the_file_was_opened_stays_apart() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let log = directory.path().join("logs/access.log");
+        std::fs::create_dir_all(directory.path().join("logs")).expect("made");
+        // An earlier run ended while its disk was full.
+        std::fs::write(&log, "one\ntw").expect("written");
+        let mut sink = sink(directory.path(), 1000, 5);
+        sink.write(b"three\n").expect("written");
+        sink.reopen().expect("opened");
+        sink.write(b"four\n").expect("written");
+        let text = std::fs::read_to_string(&log).expect("text");
+        assert_eq!(text, "one\ntw\nthree\nfour\n");
     }
 
     #[test]

@@ -25,7 +25,7 @@ pub(crate) use job::Job;
 
 use crate::metrics::Reading;
 
-/// Bodies that may be coded at once. An encoder takes up to 4 MiB.
+/// Bodies that may be coded at once. An encoder takes up to 5 MiB, from level 5 on up to 10 MiB.
 const OPEN_MAX: usize = 32;
 /// Bodies among them that are coded for one client: a slow origin may hold them for hours.
 const OPEN_ONCE_MAX: usize = OPEN_MAX / 2;
@@ -86,7 +86,7 @@ struct Counts {
 /// All compression of one node.
 #[derive(Debug)]
 pub(crate) struct Compressions {
-    threads: Semaphore,
+    threads: Arc<Semaphore>,
     waiting: AtomicUsize,
     waiting_max: usize,
     open: AtomicUsize,
@@ -98,7 +98,7 @@ impl Compressions {
     /// For a node with that many cores.
     pub(crate) fn new(cores: usize) -> Arc<Self> {
         Arc::new(Self {
-            threads: Semaphore::new(cores.max(1)),
+            threads: Arc::new(Semaphore::new(cores.max(1))),
             waiting: AtomicUsize::new(0),
             waiting_max: WAITING_MAX * cores.max(1),
             open: AtomicUsize::new(0),
@@ -129,9 +129,11 @@ impl Compressions {
             return None;
         }
         Some(CodingPermit {
-            compressions: self.clone(),
+            open: Arc::new(OpenCoding {
+                compressions: self.clone(),
+                is_once,
+            }),
             coding,
-            is_once,
         })
     }
 
@@ -183,41 +185,55 @@ fn enter(count: &AtomicUsize, max: usize) -> bool {
 
 /// Counts one body as being coded until it is dropped.
 #[derive(Debug)]
-pub(crate) struct CodingPermit {
+struct OpenCoding {
     compressions: Arc<Compressions>,
-    coding: Coding,
     is_once: bool,
 }
 
-impl CodingPermit {
-    fn count(&self, result: CodingResult) {
-        self.compressions.count(self.coding, result);
-    }
-
-    fn count_bytes(&self, read: usize, written: usize) {
-        let counts = &self.compressions.counts[compress::number(self.coding)];
-        counts.bytes_in.fetch_add(read as u64, Relaxed);
-        counts.bytes_out.fetch_add(written as u64, Relaxed);
-    }
-
-    /// Runs one step of an encoder on a blocking thread, when one is free. `None` when it panicked.
-    async fn run<T: Send + 'static>(&self, step: impl FnOnce() -> T + Send + 'static) -> Option<T> {
-        let waiting = Waiting::begin(&self.compressions.waiting);
-        // The semaphore is never closed.
-        let thread = self.compressions.threads.acquire().await.ok()?;
-        drop(waiting);
-        let done = tokio::task::spawn_blocking(step).await.ok();
-        drop(thread);
-        done
-    }
-}
-
-impl Drop for CodingPermit {
+impl Drop for OpenCoding {
     fn drop(&mut self) {
         self.compressions.open.fetch_sub(1, Relaxed);
         if self.is_once {
             self.compressions.open_once.fetch_sub(1, Relaxed);
         }
+    }
+}
+
+/// The permit to code one body. A step that is on a blocking thread when its reader leaves cannot
+/// be ended, so it keeps a share of the permit: the body counts until its encoder is gone.
+#[derive(Debug)]
+pub(crate) struct CodingPermit {
+    open: Arc<OpenCoding>,
+    coding: Coding,
+}
+
+impl CodingPermit {
+    fn count(&self, result: CodingResult) {
+        self.open.compressions.count(self.coding, result);
+    }
+
+    fn count_bytes(&self, read: usize, written: usize) {
+        let counts = &self.open.compressions.counts[compress::number(self.coding)];
+        counts.bytes_in.fetch_add(read as u64, Relaxed);
+        counts.bytes_out.fetch_add(written as u64, Relaxed);
+    }
+
+    /// Runs one step of an encoder on a blocking thread, when one is free. `None` when it panicked.
+    /// Dropping the future does not end a step that has begun: it keeps its thread's permit.
+    async fn run<T: Send + 'static>(&self, step: impl FnOnce() -> T + Send + 'static) -> Option<T> {
+        let compressions = &self.open.compressions;
+        let waiting = Waiting::begin(&compressions.waiting);
+        // The semaphore is never closed.
+        let thread = compressions.threads.clone().acquire_owned().await.ok()?;
+        drop(waiting);
+        let open = self.open.clone();
+        let running = tokio::task::spawn_blocking(move || {
+            let done = step();
+            drop(thread);
+            // Dropped behind the result, which has the encoder.
+            (done, open)
+        });
+        Some(running.await.ok()?.0)
     }
 }
 

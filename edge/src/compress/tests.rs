@@ -320,3 +320,72 @@ async fn a_pause_of_the_body_is_noticed() {
     assert!(coder.next().now_or_never().is_none());
     assert!(matches!(coder.next().await, Coded::Idle));
 }
+
+#[tokio::test]
+async fn a_step_whose_reader_left_keeps_its_permits_until_it_ends() {
+    let compressions = Compressions::new(1);
+    let permit = compressions
+        .enter_once(Coding::Gzip)
+        .expect("there is room");
+    let (begin, begun) = tokio::sync::oneshot::channel();
+    let (end, ended) = std::sync::mpsc::channel::<()>();
+    let step = tokio::spawn(async move {
+        let step = move || {
+            let _ = begin.send(());
+            let _ = ended.recv();
+        };
+        permit.run(step).await
+    });
+    begun.await.expect("it runs");
+    step.abort();
+    assert!(step.await.is_err(), "its reader has left");
+    assert_eq!(compressions.threads.available_permits(), 0);
+    let open = || [&compressions.open, &compressions.open_once].map(|count| count.load(Relaxed));
+    assert_eq!(open(), [1, 1], "its encoder is still there");
+    end.send(()).expect("the step waits");
+    let freed = compressions.threads.acquire().await.expect("never closed");
+    drop(freed);
+    while open() != [0, 0] {
+        tokio::task::yield_now().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn no_more_threads_encode_than_permitted_however_many_readers_leave() {
+    const THREADS: usize = 2;
+    let compressions = Compressions::new(THREADS);
+    let (running, most) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
+    let body: Bytes = text(200_000).into();
+    let mut readers = Vec::new();
+    for number in 0..OPEN_MAX {
+        let Some(permit) = compressions.enter(CODINGS[number % 3]) else {
+            break;
+        };
+        let (running, most) = (running.clone(), most.clone());
+        let body = body.clone();
+        readers.push(tokio::spawn(async move {
+            for _ in 0..4 {
+                let (running, most, body) = (running.clone(), most.clone(), body.clone());
+                let coding = permit.coding;
+                let step = move || {
+                    most.fetch_max(running.fetch_add(1, Relaxed) + 1, Relaxed);
+                    let mut encoder = Encoder::new(coding, 4, None).expect("memory");
+                    encoder.push(&body).expect("memory");
+                    encoder.finish().expect("memory");
+                    running.fetch_sub(1, Relaxed);
+                };
+                permit.run(step).await.expect("no panic");
+            }
+        }));
+    }
+    assert!(readers.len() > THREADS);
+    for (number, reader) in readers.into_iter().enumerate() {
+        if number % 2 == 0 {
+            reader.abort();
+        }
+        let _ = reader.await;
+    }
+    let all = compressions.threads.acquire_many(THREADS as u32).await;
+    drop(all.expect("never closed"));
+    assert!((1..=THREADS).contains(&most.load(Relaxed)), "{most:?}");
+}

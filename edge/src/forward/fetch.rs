@@ -271,6 +271,7 @@ impl ForwardRequest {
             hash: stale.hash,
             site: stale.site.clone(),
             status: stale.status,
+            version: stale.version,
             freshness,
             // The 304 may have changed `Vary`.
             selecting: vary::selecting(&self.client, &fields),
@@ -319,7 +320,7 @@ impl ForwardRequest {
     /// Starts a fill with a response, which is published unless there is a reason not to store it.
     fn fill(&self, response: Response<OriginBody>, admission: Admission, sent: SentAt) -> Outcome {
         let (head, body) = response.into_parts();
-        let (stored, cookies) = self.stored_response(&head.headers, &admission, sent);
+        let (stored, cookies) = self.stored_response(&head, &admission, sent);
         let content = &stored.content;
         let part = admission.part;
         let (first, end) = part.map_or((0, admission.length), |part| {
@@ -364,10 +365,11 @@ impl ForwardRequest {
     /// The response as it is stored, without a body yet, and the cookies for the leader.
     fn stored_response(
         &self,
-        fields: &HeaderMap,
+        head: &http::response::Parts,
         admission: &Admission,
         sent: SentAt,
     ) -> (Arc<StoredResponse>, Cookies) {
+        let fields = &head.headers;
         let edge = self.edge();
         let received_ms = sent.exchange.received_ms;
         let mut stored = conditional::stored_fields(fields, received_ms);
@@ -378,6 +380,7 @@ impl ForwardRequest {
             hash: self.hash,
             site: self.origin.site.name.clone(),
             status: admission.status,
+            version: head.version,
             freshness: admission.freshness,
             selecting: vary::selecting(&self.client, fields),
             keyed: HeaderMap::clone(&self.keyed),

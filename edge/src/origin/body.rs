@@ -16,6 +16,7 @@ use tokio::time::{Instant, Sleep};
 use super::connections::Permit;
 use super::http2::ResponseBody;
 use super::{OriginError, Target};
+use crate::request_body::RequestBody;
 
 /// The body of a request to an origin.
 pub(crate) enum OriginRequestBody {
@@ -26,7 +27,7 @@ pub(crate) enum OriginRequestBody {
 }
 
 impl OriginRequestBody {
-    pub(crate) fn client(body: Incoming, limits: &OriginLimits) -> Self {
+    pub(crate) fn client(body: RequestBody, limits: &OriginLimits) -> Self {
         let left = limits.request_bytes_max.map_or(u64::MAX, |most| most.0);
         Self::Client(Upload {
             body,
@@ -53,7 +54,7 @@ pub(super) type UploadProgress = watch::Receiver<Option<OriginError>>;
 /// A client's body that is sent to an origin, with a limit on its length and on each pause of the
 /// client.
 pub(crate) struct Upload {
-    body: Incoming,
+    body: RequestBody,
     pause: Pause,
     left: u64,
     progress: watch::Sender<Option<OriginError>>,

@@ -15,7 +15,7 @@ use std::time::Duration;
 use hyper::client::conn::http1::SendRequest;
 use nearcast_fleet::config::OriginLimits;
 use parking_lot::{Mutex, MutexGuard};
-use tokio::sync::oneshot;
+use tokio::sync::{oneshot, watch};
 use tokio::time::Instant;
 
 use super::http2::Session;
@@ -49,6 +49,24 @@ impl Purpose {
             Self::Upload => most.div_ceil(2),
             Self::Background => most.div_ceil(4),
         }
+    }
+}
+
+/// In the extensions of a request that is sent on as a task of its own: whether its client still
+/// waits.
+#[derive(Debug, Clone)]
+pub(crate) struct ClientWaits(watch::Receiver<()>);
+
+impl ClientWaits {
+    /// A client waits until the first of both is dropped.
+    pub(crate) fn new() -> (watch::Sender<()>, Self) {
+        let (waits, client) = watch::channel(());
+        (waits, Self(client))
+    }
+
+    /// Ends when the client has gone.
+    pub(super) async fn gone(mut self) {
+        while self.0.changed().await.is_ok() {}
     }
 }
 

@@ -44,7 +44,7 @@ use self::breaker::Sign;
 pub(crate) use self::choose::SiteOrigins;
 pub(crate) use self::connect::Dialer;
 use self::connect::Stream;
-pub(crate) use self::connections::Purpose;
+pub(crate) use self::connections::{ClientWaits, Purpose};
 use self::connections::{Permit, StreamAnswer, StreamPlace};
 pub(crate) use self::error::{OriginError, TlsFault};
 use self::health::Selected;
@@ -117,10 +117,19 @@ impl OriginPool {
             None if has_body => Purpose::Upload,
             None => Purpose::Client,
         };
-        let mut permit = target
+        let permit = target
             .connections
-            .permit(purpose, target.limits.connection_wait)
-            .await?;
+            .permit(purpose, target.limits.connection_wait);
+        let mut permit = match request.extensions_mut().remove::<ClientWaits>() {
+            None => permit.await?,
+            // The origin has nothing of the request yet, so that it changes nothing: its client's
+            // body, which may be large, is not kept while it waits for nobody.
+            Some(client) => tokio::select! {
+                biased;
+                permit = permit => permit?,
+                () = client.gone() => return Err(OriginError::RequestBody),
+            },
+        };
         let is_repeatable = !has_body
             && matches!(
                 *request.method(),
@@ -243,7 +252,8 @@ impl OriginPool {
             true => Offer::Http2,
             false => Offer::Http1,
         };
-        let connected = self.connect(target, offer).await?;
+        // Most requests need no new connection, or wait for one: they are not to be so large.
+        let connected = Box::pin(self.connect(target, offer)).await?;
         if offer == Offer::Http2 {
             target.health.note_selected(match connected {
                 Connected::Http1(_) => Selected::Http1,

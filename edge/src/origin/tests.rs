@@ -7,6 +7,7 @@ use nearcast_fleet::units::Bytes;
 use super::connect::{connect_to_one, is_forbidden};
 use super::connections::{Connections, IDLE_MAX};
 use super::*;
+use crate::request_body::RequestBody;
 
 #[test]
 fn targets_are_read_and_anything_else_is_refused() {
@@ -199,7 +200,7 @@ async fn upload_with(
         async move {
             let request = Request::post("/")
                 .body(OriginRequestBody::client(
-                    request.into_body(),
+                    RequestBody::of_connection(request.into_body()),
                     &target.limits,
                 ))
                 .expect("valid");
@@ -565,4 +566,34 @@ async fn an_origin_in_memory_answers_and_is_given_up_by_the_clock_alone() {
     drop(origin);
     let refused = send().await.expect("no panic");
     assert_eq!(refused, Err(OriginError::Refused));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_request_does_not_wait_for_a_connection_without_its_client() {
+    let target = origin(b"HTTP/1.1 200 OK\r\n\r\n").await;
+    let target = limited(&target, |limits| limits.connections_max = 1);
+    let held = target
+        .connections
+        .permit(Purpose::Client, Duration::ZERO)
+        .await
+        .expect("the first one");
+    let send = |client: ClientWaits| {
+        let (pool, target, mut request) = (pool(), target.clone(), get());
+        request.extensions_mut().insert(client);
+        tokio::spawn(async move { pool.send(&target, request).await.map(drop) })
+    };
+    let (waits, client) = ClientWaits::new();
+    let given_up = send(client);
+    let (_stays, client) = ClientWaits::new();
+    let sent = send(client);
+    tokio::task::yield_now().await;
+    let began = Instant::now();
+    drop(waits);
+    let given_up = given_up.await.expect("no panic");
+    assert_eq!(
+        (given_up, began.elapsed()),
+        (Err(OriginError::RequestBody), Duration::ZERO)
+    );
+    drop(held);
+    assert_eq!(sent.await.expect("no panic"), Ok(()));
 }

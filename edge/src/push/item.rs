@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use http::uri::PathAndQuery;
-use http::{HeaderMap, StatusCode};
+use http::{HeaderMap, StatusCode, Version};
 use nearcast_fleet::change::PushItem;
 use nearcast_fleet::config::Fleet;
 use tokio::time::Instant;
@@ -268,7 +268,7 @@ impl ItemFilling<'_> {
         let sites = edge.sites.load();
         let fields = forward::without_client(
             host,
-            &edge.via,
+            edge.via.received(Version::HTTP_11),
             sites.loop_id.as_ref(),
             peer::scheme_of(&self.url),
         );

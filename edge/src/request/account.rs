@@ -156,8 +156,9 @@ fn name_request(response: &mut Response<ClientBody>, id: &RequestId) {
     let Some(value) = response.headers_mut().get_mut(PROXY_STATUS) else {
         return;
     };
-    *value = status::with_request_id(value, id.as_str());
-    let line = format!("request id: {}\n", id.as_str());
+    let text = id.text();
+    *value = status::with_request_id(value, text.as_str());
+    let line = format!("request id: {}\n", text.as_str());
     response.body_mut().append(line.as_bytes());
 }
 

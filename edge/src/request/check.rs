@@ -11,7 +11,6 @@ use http::header::{HOST, MAX_FORWARDS};
 use http::request::Parts;
 use http::uri::PathAndQuery;
 use http::{HeaderMap, HeaderValue, Method, StatusCode, Version};
-use hyper::body::Incoming;
 use nearcast_http_rules::forward::{self, Loop, MaxForwards};
 use nearcast_http_rules::key::{self, Host, MethodClass};
 use nearcast_http_rules::proxies::{self, Seen};
@@ -25,6 +24,7 @@ use crate::interim::InterimSender;
 use crate::origin::Target;
 use crate::peer::{self, PEER, is_peer};
 use crate::proxies::TrustedProxies;
+use crate::request_body::RequestBody;
 use crate::serve::handshake::TlsInfo;
 use crate::site::{Site, Sites};
 
@@ -162,6 +162,8 @@ pub(super) struct Request {
     /// The cache key, and its hash.
     pub(super) url: Arc<str>,
     pub(super) hash: u128,
+    /// The version of HTTP in which the client sent it.
+    pub(super) version: Version,
     pub(super) method: Method,
     pub(super) path: PathAndQuery,
     pub(super) host: HeaderValue,
@@ -229,8 +231,8 @@ pub(super) fn check(
     client: &ClientConnection,
     trail: &Arc<Trail>,
     interim: Option<InterimSender>,
-    request: http::Request<Option<Incoming>>,
-) -> Result<(Request, Option<Incoming>), Rejection> {
+    request: http::Request<Option<RequestBody>>,
+) -> Result<(Request, Option<RequestBody>), Rejection> {
     let (mut head, body) = request.into_parts();
     if key::method_class(&head.method) == MethodClass::Refused {
         return Err(Rejection::new(
@@ -275,6 +277,7 @@ pub(super) fn check(
         scheme: seen.scheme,
         hash: worker.edge.index.hash(&url),
         url,
+        version: head.version,
         method: head.method,
         path,
         host: host_field.clone(),

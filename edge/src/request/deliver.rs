@@ -198,7 +198,7 @@ fn decide(
     let is_coded = matches!(form, Form::Coded(_));
     let identity_length = stored.content.length();
     let is_rangeable = stored.status == StatusCode::OK && identity_length.is_some();
-    let via = &request.worker.edge.via;
+    let via = request.worker.edge.via.received(stored.version);
     let mut fields = forward::stored(&stored.fields, age, is_rangeable, via);
     set_form(&mut fields, form, coded, &request.fields);
 

@@ -10,7 +10,6 @@ use std::sync::Arc;
 use http::header::{CONNECTION, LOCATION};
 use http::{HeaderValue, Response, StatusCode};
 use http_body::Body;
-use hyper::body::Incoming;
 use nearcast_http_rules::decide::{Decision, Route, Terms, decide, route};
 use nearcast_http_rules::https::{self, STRICT_TRANSPORT_SECURITY};
 use nearcast_http_rules::not_stored::NotStored;
@@ -31,6 +30,7 @@ use crate::edge::Worker;
 use crate::forward::Turns;
 use crate::interim::InterimSender;
 use crate::origin::OriginError;
+use crate::request_body::RequestBody;
 
 /// Answers one request, whose body is `None` where it has none. Never fails: every failure is an
 /// answer. `on_end` is called when the response is complete.
@@ -38,7 +38,7 @@ pub(crate) async fn serve(
     worker: Arc<Worker>,
     client: ClientConnection,
     interim: Option<InterimSender>,
-    mut request: http::Request<Option<Incoming>>,
+    mut request: http::Request<Option<RequestBody>>,
     on_end: impl FnOnce() + Send + 'static,
 ) -> Response<ClientBody> {
     let trail = Trail::begin(&worker, &client, &mut request);
@@ -63,7 +63,7 @@ async fn respond(
     client: &ClientConnection,
     trail: &Arc<Trail>,
     interim: Option<InterimSender>,
-    request: http::Request<Option<Incoming>>,
+    request: http::Request<Option<RequestBody>>,
 ) -> Accounted {
     let edge = &worker.edge;
     if let Some(health) = check_health(edge, &request) {

@@ -11,10 +11,11 @@ use http::header::{ACCEPT_ENCODING, AGE, CONTENT_LENGTH};
 use http::{HeaderMap, HeaderValue, StatusCode, Version};
 use nearcast_http_rules::compress::{self, Accepted, Form};
 use nearcast_http_rules::decide::{self, Decision, Terms, decide};
+use nearcast_http_rules::forward::{self, Via};
 use nearcast_http_rules::https::STRICT_TRANSPORT_SECURITY;
 use nearcast_http_rules::key;
 use nearcast_http_rules::status::{ForwardReason, Outcome};
-use nearcast_http_rules::{forward, vary};
+use nearcast_http_rules::vary;
 
 use super::account;
 use super::check::{ClientConnection, Request, may_be_health_check};
@@ -201,8 +202,9 @@ impl Hit {
 
     /// The fields that are the same for every client at any time: all but `Age`, `Cache-Status` and
     /// [`Hit::transport_security`].
-    pub(crate) fn lasting_fields(&self, via: &HeaderValue) -> HeaderMap {
+    pub(crate) fn lasting_fields(&self, via: &Via) -> HeaderMap {
         let stored = self.stored();
+        let via = via.received(stored.version);
         let mut fields =
             forward::stored(&stored.fields, None, stored.status == StatusCode::OK, via);
         fields.remove(AGE);

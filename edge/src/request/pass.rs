@@ -9,7 +9,6 @@ use futures_util::stream;
 use http::header::{CONTENT_LENGTH, CONTENT_LOCATION, IF_RANGE, LOCATION, RANGE};
 use http::response::Parts;
 use http::{HeaderMap, HeaderValue, Method, Response, StatusCode};
-use hyper::body::Incoming;
 use nearcast_http_rules::compress;
 use nearcast_http_rules::conditional::{self, HeadComparison};
 use nearcast_http_rules::forward::{self, ClientFields};
@@ -28,18 +27,24 @@ use super::stale::{Stale, has_distinct_fields};
 use super::to_origin::origin_fields;
 use crate::client_body::{BodyCut, ClientBody, Pieces};
 use crate::edge::Edge;
-use crate::origin::{OriginBody, OriginError, OriginRequestBody};
+use crate::origin::{ClientWaits, OriginBody, OriginError, OriginRequestBody};
+use crate::request_body::RequestBody;
 use crate::stored::generations::host_of;
 use crate::stored::response::StoredResponse;
 use nearcast_fleet::report::CacheStatus;
 
 /// Sends on a request that may change something. As a task of its own: what the origin has changed
-/// is invalidated here also when the client does not wait for the response.
-pub(super) async fn pass_unsafe(request: &Request, body: Option<Incoming>) -> Answered {
+/// is invalidated here also when the client does not wait for the response. But without its client
+/// it does not wait for a connection.
+pub(super) async fn pass_unsafe(request: &Request, body: Option<RequestBody>) -> Answered {
     let of_task = request.clone();
+    let (_waits, client) = ClientWaits::new();
     let passed = tokio::spawn(async move {
+        let (fields, reason) = (&of_task.fields, ForwardReason::Method);
         let cause = Some(NotStored::Method);
-        pass(&of_task, body, ForwardReason::Method, cause).await
+        try_pass(&of_task, fields, body, reason, cause, Some(client))
+            .await
+            .unwrap_or_else(|error| failed(&of_task, error, reason))
     });
     let panicked = |_| failed(request, OriginError::Terminated, ForwardReason::Method);
     passed.await.unwrap_or_else(panicked)
@@ -49,11 +54,11 @@ pub(super) async fn pass_unsafe(request: &Request, body: Option<Incoming>) -> An
 /// response itself shows why.
 pub(super) async fn pass(
     request: &Request,
-    body: Option<Incoming>,
+    body: Option<RequestBody>,
     reason: ForwardReason,
     cause: Option<NotStored>,
 ) -> Answered {
-    try_pass(request, &request.fields, body, reason, cause)
+    try_pass(request, &request.fields, body, reason, cause, None)
         .await
         .unwrap_or_else(|error| failed(request, error, reason))
 }
@@ -65,7 +70,7 @@ pub(super) async fn pass_conditional(
     stale: Option<&Stale>,
     reason: ForwardReason,
 ) -> Answered {
-    let mut passed = try_pass(request, &request.fields, None, reason, None).await;
+    let mut passed = try_pass(request, &request.fields, None, reason, None, None).await;
     if let Ok(Answered { response, .. }) = &passed
         && let Some(range) = range_instead_of_whole(request, response)
     {
@@ -73,7 +78,7 @@ pub(super) async fn pass_conditional(
         drop(passed);
         let mut fields = HeaderMap::clone(&request.fields);
         fields.insert(RANGE, range);
-        passed = try_pass(request, &fields, None, reason, None).await;
+        passed = try_pass(request, &fields, None, reason, None, None).await;
     }
     match (passed, stale) {
         (Ok(passed), Some(stale)) => stale
@@ -86,13 +91,15 @@ pub(super) async fn pass_conditional(
     }
 }
 
-/// Sends a request on with these fields.
+/// Sends a request on with these fields. `client_waits` is given by a task that its client's end does not
+/// end.
 async fn try_pass(
     request: &Request,
     client: &HeaderMap,
-    body: Option<Incoming>,
+    body: Option<RequestBody>,
     reason: ForwardReason,
     cause: Option<NotStored>,
+    client_waits: Option<ClientWaits>,
 ) -> Result<Answered, OriginError> {
     let (site, worker) = (&request.site, &request.worker);
     let mut passed = http::Request::new(body.map_or(OriginRequestBody::Empty, |body| {
@@ -104,9 +111,13 @@ async fn try_pass(
     if let Some(interim) = &request.interim {
         interim.follow(&mut passed);
     }
+    if let Some(client) = client_waits {
+        passed.extensions_mut().insert(client);
+    }
     site.counters.asked_origin(worker.number);
 
-    let sent = worker.origins.send(request.target(), passed);
+    // Within each request there would be room for this, whatever becomes of it, and more than once.
+    let sent = Box::pin(worker.origins.send(request.target(), passed));
     let sent = request.trail.waiting_for_origin(sent).await;
     let received = sent.and_then(|response| match response.status().is_informational() {
         // No request is sent on with an upgrade, so no client can have asked for one.
@@ -173,7 +184,8 @@ pub(super) fn pass_response(
     });
     let mut response = Response::new(());
     *response.status_mut() = head.status;
-    *response.headers_mut() = forward::passed(&head.headers, &request.worker.edge.via);
+    let via = request.worker.edge.via.received(head.version);
+    *response.headers_mut() = forward::passed(&head.headers, via);
     if head.status == StatusCode::NOT_MODIFIED {
         compress::set_known_tag(&request.fields, response.headers_mut());
     }

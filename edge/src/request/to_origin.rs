@@ -69,7 +69,7 @@ pub(super) fn origin_fields(
     which: ClientFields<'_>,
 ) -> HeaderMap {
     let by = Forwarder {
-        via: &request.worker.edge.via,
+        via: request.worker.edge.via.received(request.version),
         loop_id: &request.loop_id,
         origin_host: request.site.origin_host.as_ref(),
         host: &request.host,

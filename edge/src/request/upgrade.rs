@@ -10,7 +10,6 @@ use std::time::Duration;
 
 use http::header::{CONNECTION, UPGRADE};
 use http::{HeaderMap, HeaderValue, Response, StatusCode};
-use hyper::body::Incoming;
 use hyper_util::rt::TokioIo;
 use nearcast_http_rules::fields;
 use nearcast_http_rules::forward::{self, ClientFields};
@@ -29,6 +28,7 @@ use crate::client_body::ClientBody;
 use crate::edge::Worker;
 use crate::metrics::UpgradePermit;
 use crate::origin::{OriginError, OriginRequestBody, UpgradeAnswer};
+use crate::request_body::RequestBody;
 
 /// The only protocol that a connection is upgraded to, as `Upgrade` names it.
 const WEBSOCKET: HeaderValue = HeaderValue::from_static("websocket");
@@ -111,7 +111,7 @@ impl Drop for Tunnel {
 pub(crate) async fn serve_upgrade(
     worker: Arc<Worker>,
     client: ClientConnection,
-    request: http::Request<Option<Incoming>>,
+    request: http::Request<Option<RequestBody>>,
     on_end: impl FnOnce() + Send + 'static,
 ) -> Upgraded {
     let (head, _) = request.into_parts();
@@ -195,7 +195,8 @@ async fn ask_origin(request: &Request) -> Result<Asked, OriginError> {
             }
             let mut response = Response::new(());
             *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
-            *response.headers_mut() = forward::passed(&head.headers, &worker.edge.via);
+            let via = worker.edge.via.received(head.version);
+            *response.headers_mut() = forward::passed(&head.headers, via);
             insert_upgrade(response.headers_mut());
             let tunnel = Tunnel {
                 origin: TokioIo::new(origin),

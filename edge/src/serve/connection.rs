@@ -37,10 +37,24 @@ pub(super) struct Accepted {
     pub(super) slot: ConnectionSlot,
 }
 
-/// Serves one connection until either side ends it.
-pub(super) async fn serve(worker: Arc<Worker>, accepted: Accepted, ending: Shutdown) {
-    let Some((accepted, scheme)) = read_proxy_header(&worker, accepted, &ending).await else {
-        return;
+/// Serves one connection until either side ends it. `counted` is dropped after it.
+///
+/// A task is as large as the largest of its steps for as long as it lasts, so each step is a box of
+/// its own, which is freed at its end.
+pub(super) async fn serve<T>(
+    worker: Arc<Worker>,
+    accepted: Accepted,
+    counted: T,
+    ending: Shutdown,
+) {
+    // Dropped last, as it is declared first.
+    let _counted = counted;
+    let (accepted, scheme) = match accepted.kind.has_proxy_header {
+        false => (accepted, "http"),
+        true => match Box::pin(read_proxy_header(&worker, accepted, &ending)).await {
+            Some(read) => read,
+            None => return,
+        },
     };
     let Accepted {
         stream,
@@ -54,8 +68,8 @@ pub(super) async fn serve(worker: Arc<Worker>, accepted: Accepted, ending: Shutd
         false => client,
     };
     let (transport, client) = if kind.is_tls {
-        let shaken = handshake::handshake(&worker, stream, &mut slot, &ending).await;
-        let Some((stream, tls)) = shaken else {
+        let handshake = handshake::handshake(&worker, stream, &mut slot, &ending);
+        let Some((stream, tls)) = Box::pin(handshake).await else {
             return;
         };
         let client = of_proxy(ClientConnection::new(address, "https").with_tls(tls));
@@ -74,17 +88,14 @@ pub(super) async fn serve(worker: Arc<Worker>, accepted: Accepted, ending: Shutd
     Box::pin(http1::serve(worker, transport, client, slot, ending)).await;
 }
 
-/// Reads the header by which a trusted proxy names the connection's client, where the listener
-/// expects one, and counts the connection for that client. Gives the connection, and the scheme by
-/// which the client asks unless a TLS handshake follows; `None` where the connection ends here.
+/// Reads the header by which a trusted proxy names the connection's client, and counts the
+/// connection for that client. Gives the connection, and the scheme by which the client asks unless
+/// a TLS handshake follows; `None` where the connection ends here.
 async fn read_proxy_header(
     worker: &Worker,
     mut accepted: Accepted,
     ending: &Shutdown,
 ) -> Option<(Accepted, &'static str)> {
-    if !accepted.kind.has_proxy_header {
-        return Some((accepted, "http"));
-    }
     let edge = &worker.edge;
     let mut ending = ending.clone();
     let reading = proxy_header::read(&mut accepted.stream);
@@ -119,4 +130,20 @@ async fn read_proxy_header(
         }
     }
     Some((accepted, if header.is_tls { "https" } else { "http" }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Bytes of the future that a function gives.
+    fn future_bytes<A, B, C, D, F>(_: impl FnOnce(A, B, C, D) -> F) -> usize {
+        size_of::<F>()
+    }
+
+    #[test]
+    fn the_task_of_an_idle_connection_is_small() {
+        let bytes = future_bytes(serve::<Arc<()>>);
+        assert!(bytes <= 2048, "{bytes}");
+    }
 }

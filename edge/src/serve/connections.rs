@@ -461,6 +461,12 @@ impl ConnectionSlot {
         idle_since.note_idle(since.as_millis() as u64);
     }
 
+    /// The connection has its last response, and its input is dropped: it is the first to be closed
+    /// to make room.
+    pub(crate) fn note_lingering(&self, idle_since: &IdleSince) {
+        idle_since.note_idle(0);
+    }
+
     /// Whether the edge closes the connection to make room: then the client has not ended its side,
     /// though its reader finds an end.
     pub(crate) fn is_closing(&self) -> bool {
@@ -683,6 +689,17 @@ pub(crate) mod tests {
         );
         clients.truncate(11);
         assert_eq!((all.count(), all.closing.load(Relaxed)), (11, 0));
+    }
+
+    #[tokio::test]
+    async fn one_that_was_answered_and_still_sends_gives_way_before_idle_ones() {
+        let all = Connections::new(16, 1);
+        let idle = client(&all, 0, 1, 1).await;
+        let lingering = client(&all, 0, 2, 50).await;
+        lingering.phase.idle_since.note_busy();
+        lingering._slot.note_lingering(&lingering.phase.idle_since);
+        assert_eq!(all.close_idle(None, 1), 1);
+        assert_eq!((lingering.has_ended(), idle.has_ended()), (true, false));
     }
 
     #[tokio::test(start_paused = true)]

@@ -6,10 +6,10 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::time::Duration;
 
 use nearcast_fleet::config::ClientLimits;
+use nearcast_net::linger::{After, drain_input};
 use nearcast_net::shutdown::Shutdown;
 use nearcast_net::tls::{HandshakeError, Identity, Refusal, TlsAccepted};
 use rustls::{HandshakeKind, ProtocolVersion};
-use tokio::io::AsyncReadExt;
 use tokio::net::TcpStream;
 use tokio_rustls::server::TlsStream;
 
@@ -24,9 +24,6 @@ pub(crate) const TURNS: usize = 2;
 const SHARE: usize = 2;
 /// How long a connection that has sent nothing is kept when the node drains.
 const FIRST_BYTE_MAX: Duration = Duration::from_secs(1);
-/// How long, and for how many bytes, a request in plain HTTP is read after it was answered.
-const LINGER_MAX: Duration = Duration::from_secs(1);
-const LINGER_BYTES_MAX: usize = 64 << 10;
 /// Names of the protocols in ALPN (RFC 7301 section 6, RFC 9113 section 3.2).
 const HTTP_1_1: &[u8] = b"http/1.1";
 const HTTP_2: &[u8] = b"h2";
@@ -191,7 +188,7 @@ pub(super) async fn handshake(
         Err(HandshakeError { refusal, plain }) => {
             handshakes.note(HandshakeResult::Refused(refusal));
             if let Some(stream) = plain {
-                Box::pin(answer_plain(stream)).await;
+                Box::pin(answer_plain(stream, ending.clone())).await;
             }
             None
         }
@@ -227,28 +224,32 @@ async fn first_byte(
 }
 
 /// Answers a request in plain HTTP, as far as that can be sent without waiting.
-async fn answer_plain(mut stream: TcpStream) {
+async fn answer_plain(mut stream: TcpStream, ending: Shutdown) {
     if stream.try_write(PLAIN_ANSWER).is_err() {
         return;
     }
-    // A reset for unread input could overtake the answer.
     let _ = socket2::SockRef::from(&stream).shutdown(std::net::Shutdown::Write);
-    let mut scratch = [0; 1024];
-    let mut left = LINGER_BYTES_MAX;
-    let drained = async {
-        while left > 0 {
-            match stream.read(&mut scratch).await {
-                Ok(0) | Err(_) => return,
-                Ok(length) => left = left.saturating_sub(length),
-            }
-        }
-    };
-    let _ = tokio::time::timeout(LINGER_MAX, drained).await;
+    drain_input(&mut stream, After::Fault, Some(ending)).await;
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_page_lists_the_results_of_handshakes() {
+        const PAGE: &str = include_str!("../../../docs/tls.md");
+        let labels: Vec<&str> = HandshakeResult::all().map(HandshakeResult::label).collect();
+        let listed = crate::documented::first_column(PAGE, "| `result` | Meaning |");
+        assert_eq!(
+            labels
+                .iter()
+                .copied()
+                .collect::<std::collections::BTreeSet<_>>(),
+            listed
+        );
+        assert_eq!(labels.len(), listed.len(), "no two have the same label");
+    }
 
     #[test]
     fn every_result_has_a_counter_and_a_label_of_its_own() {

@@ -196,11 +196,13 @@ fn begin(
         kind,
         slot,
     };
-    let served = connection::serve(worker.clone(), accepted, ending.clone());
-    tokio::spawn(async move {
-        served.await;
-        drop(counted);
-    });
+    // Spawned as it is: a block around it would reserve memory for it twice.
+    tokio::spawn(connection::serve(
+        worker.clone(),
+        accepted,
+        counted,
+        ending.clone(),
+    ));
 }
 
 /// Answers a connection that is refused with the reason, as far as that can be sent at once without

@@ -9,11 +9,12 @@ use std::io;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::{Context, Poll};
-use std::time::Duration;
 
 use bytes::BytesMut;
 use futures_util::FutureExt;
 use nearcast_fleet::config::ClientLimits;
+use nearcast_net::linger::{After, drain_input};
+use nearcast_net::shutdown::Shutdown;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::time::{Instant, Sleep};
 
@@ -22,9 +23,6 @@ use super::http1::judge::{BodyEnd, Judged, Refusal, judge, websocket_request};
 use super::phase::{Phase, Waiting};
 use super::transport::Transport;
 
-/// How long, and for how many bytes, the input is still read after the last response.
-const LINGER_MAX: Duration = Duration::from_secs(2);
-const LINGER_BYTES_MAX: usize = 256 * 1024;
 /// Bytes that are reserved for a read.
 const READ_BYTES_TYPICAL: usize = 2048;
 
@@ -150,23 +148,21 @@ impl ClientSocket {
         }
     }
 
-    /// Ends the connection after its last response. Closing it with unread input would reset it, and
-    /// a reset can overtake the response (RFC 9112 section 9.6): so the input is read for a while.
-    pub(super) async fn end(mut self) -> io::Result<()> {
-        self.stream.shutdown().await?;
-        let mut scratch = BytesMut::with_capacity(4096);
-        let mut left = LINGER_BYTES_MAX;
-        let drained = async {
-            while left > 0 {
-                scratch.clear();
-                match self.stream.read_buf(&mut scratch).await {
-                    Ok(0) | Err(_) => return,
-                    Ok(length) => left = left.saturating_sub(length),
-                }
-            }
-        };
-        let _ = tokio::time::timeout(LINGER_MAX, drained).await;
+    /// Ends the connection after its last response, which the client may not have read yet.
+    pub(super) async fn end(mut self, ending: Shutdown) -> io::Result<()> {
+        self.end_output().await?;
+        if let Some(slot) = &self.slot {
+            slot.note_lingering(&self.phase.idle_since);
+        }
+        drain_input(&mut self.stream, After::Response, Some(ending)).await;
         Ok(())
+    }
+
+    /// Writes what TLS still holds and its end, and ends this side. A client that takes nothing must
+    /// not keep the connection.
+    async fn end_output(&mut self) -> io::Result<()> {
+        let limit = self.limits.write_timeout;
+        tokio::time::timeout(limit, self.stream.shutdown()).await?
     }
 
     /// Tells the client of a TLS connection that it ends, where that is certain not to cut a
@@ -447,6 +443,8 @@ pub(super) fn ends_head(input: &[u8], searched: usize) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use tokio::net::TcpStream;
 
     use super::*;
@@ -541,6 +539,68 @@ mod tests {
                 Err(error) => break error,
             }
         };
+        assert_eq!(
+            (error.kind(), began.elapsed().as_secs()),
+            (io::ErrorKind::TimedOut, LIMITS.write_timeout.as_secs())
+        );
+        drop(client);
+    }
+
+    /// A client of TLS, and the edge's end of its connection.
+    async fn tls_pair() -> (impl AsyncRead + AsyncWrite, ClientSocket) {
+        use nearcast_net::tls;
+        use rustls::pki_types::{CertificateDer, ServerName, pem::PemObject};
+        let directory = tempfile::tempdir().expect("a directory");
+        let made = rcgen::generate_simple_self_signed(["a.test".to_owned()]).expect("made");
+        let path = |name: &str| directory.path().join(name);
+        let files = tls::PairFiles {
+            cert: path("cert"),
+            key: path("key"),
+        };
+        std::fs::write(&files.cert, made.cert.pem()).expect("written");
+        std::fs::write(&files.key, made.signing_key.serialize_pem()).expect("written");
+        let mut roots = rustls::RootCertStore::empty();
+        let root = CertificateDer::from_pem_slice(made.cert.pem().as_bytes()).expect("PEM");
+        roots.add(root).expect("a root");
+        let options = tls::ServerOptions {
+            default_host: None,
+            allows_1_2: false,
+            alpn: Vec::new(),
+            tickets: None,
+        };
+        let (store, _) = tls::Store::open(vec![files], options);
+        let side = tls::ServerSide::new(Arc::new(store));
+
+        let (client, plain, phase) = pair().await;
+        let (Transport::Plain(stream), ..) = plain.into_parts() else {
+            panic!("it has no TLS yet");
+        };
+        let client_config = tls::client_config(roots, None).expect("a client");
+        let connector = tokio_rustls::TlsConnector::from(Arc::new(client_config));
+        let name = ServerName::try_from("a.test").expect("a name");
+        let (client, accepted) = tokio::join!(
+            connector.connect(name, client),
+            side.accept(stream, Duration::from_secs(20), None)
+        );
+        let stream = accepted.expect("a handshake").stream;
+        let transport = Transport::Tls(Box::new(stream));
+        let socket = ClientSocket::new(transport, phase, Arc::new(LIMITS), None);
+        (client.expect("a handshake"), socket)
+    }
+
+    #[tokio::test]
+    async fn a_client_that_takes_nothing_does_not_keep_the_end_of_tls() {
+        let (client, mut socket) = tls_pair().await;
+        tokio::time::pause();
+        let block = vec![0; 64 << 10];
+        // Until neither the system nor TLS takes any more.
+        while let Some(written) = socket.write(&block).now_or_never() {
+            written.expect("the client is there");
+        }
+        let began = Instant::now();
+        let (_running, ending) = nearcast_net::shutdown::channel();
+        let ended = tokio::time::timeout(LIMITS.write_timeout * 10, socket.end(ending)).await;
+        let error = ended.expect("it ends").expect_err("not all was taken");
         assert_eq!(
             (error.kind(), began.elapsed().as_secs()),
             (io::ErrorKind::TimedOut, LIMITS.write_timeout.as_secs())

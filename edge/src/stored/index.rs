@@ -401,6 +401,7 @@ mod tests {
             hash,
             site: "www".into(),
             status: StatusCode::OK,
+            version: http::Version::HTTP_11,
             freshness: Freshness::of(
                 StatusCode::OK,
                 &HeaderMap::new(),

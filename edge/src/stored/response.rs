@@ -9,7 +9,7 @@ use std::sync::{Arc, OnceLock};
 
 use arc_swap::ArcSwapOption;
 use bytes::Bytes;
-use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
+use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, Version};
 use serde::{Deserialize, Serialize};
 
 use super::generations::{Generations, PurgeState, PurgeSubject};
@@ -34,6 +34,8 @@ pub(crate) struct StoredResponse {
     pub(crate) hash: u128,
     pub(crate) site: Arc<str>,
     pub(crate) status: StatusCode,
+    /// The version of HTTP in which it was received, for `Via`.
+    pub(crate) version: Version,
     /// The origin's fields as they are stored.
     pub(crate) fields: HeaderMap,
     /// A slot for the writer of HTTP/1 heads: the head of a whole response without the fields that
@@ -243,6 +245,11 @@ impl StoredResponse {
             url: self.url.to_string(),
             site: self.site.to_string(),
             status: self.status.as_u16(),
+            version: match self.version {
+                Version::HTTP_10 => Some(10),
+                Version::HTTP_2 => Some(20),
+                _ => None,
+            },
             fields: pairs(&self.fields),
             selecting: pairs(&self.selecting),
             keyed: pairs(&self.keyed),
@@ -266,6 +273,7 @@ pub(crate) struct StoredResponseParts {
     pub(crate) hash: u128,
     pub(crate) site: Arc<str>,
     pub(crate) status: StatusCode,
+    pub(crate) version: Version,
     pub(crate) fields: HeaderMap,
     pub(crate) selecting: HeaderMap,
     pub(crate) keyed: HeaderMap,
@@ -287,6 +295,7 @@ impl StoredResponseParts {
             hash: self.hash,
             site: self.site,
             status: self.status,
+            version: self.version,
             fields: self.fields,
             http1_head: OnceLock::new(),
             http2_fields: OnceLock::new(),
@@ -327,6 +336,11 @@ impl Recovered {
             url: written.url.into(),
             site: written.site.into(),
             status: StatusCode::from_u16(written.status).ok()?,
+            version: match written.version {
+                Some(10) => Version::HTTP_10,
+                Some(20) => Version::HTTP_2,
+                _ => Version::HTTP_11,
+            },
             fields: map(written.fields)?,
             selecting: map(written.selecting)?,
             keyed: map(written.keyed)?,
@@ -357,6 +371,9 @@ struct DiskForm {
     url: String,
     site: String,
     status: u16,
+    /// Ten times the version of HTTP; absent for 1.1, and in records of earlier releases.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    version: Option<u8>,
     fields: Vec<(String, String)>,
     selecting: Vec<(String, String)>,
     keyed: Vec<(String, String)>,
@@ -438,6 +455,7 @@ mod tests {
             hash: 9,
             site: "www".into(),
             status: StatusCode::OK,
+            version: Version::HTTP_2,
             fields,
             selecting: HeaderMap::new(),
             keyed: HeaderMap::new(),
@@ -467,6 +485,7 @@ mod tests {
         ]);
         let recovered = Recovered::decode(&stored.encode(), |_| 9).expect("own form");
         assert_eq!(recovered.parts.fields, stored.fields);
+        assert_eq!(recovered.parts.version, Version::HTTP_2);
         assert_eq!(
             (recovered.length, recovered.validator),
             (Some(5), stored.content.validator.clone())

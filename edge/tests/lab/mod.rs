@@ -62,6 +62,10 @@ pub(crate) struct Plan {
     pub(crate) peers: Vec<(String, SocketAddr)>,
     pub(crate) listen: Option<SocketAddr>,
     pub(crate) clients: ClientLimits,
+    /// Proxies that every node believes.
+    pub(crate) trusted_proxies: Vec<ipnet::IpNet>,
+    /// Where a name server takes reports, if anywhere.
+    pub(crate) name_server: Option<SocketAddr>,
 }
 
 impl Plan {
@@ -83,6 +87,8 @@ impl Plan {
             peers: vec![],
             listen: None,
             clients: ClientLimits::default(),
+            trusted_proxies: vec![],
+            name_server: None,
         }
     }
 
@@ -94,6 +100,7 @@ impl Plan {
             disk: Bytes(self.disk),
             threads: Some(2),
             clients: self.clients,
+            trusted_proxies: self.trusted_proxies.clone(),
             ..testing::node(name, &[&service.ip().to_string()])
         };
         let own = Node {
@@ -124,12 +131,26 @@ impl Plan {
             purge: self.purge.clone(),
             ..testing::site("www", &[], &[0])
         };
+        let steering = self.name_server.map(|admin| {
+            testing::FleetText::new()
+                .name_server("ns1", "127.0.0.1:53")
+                .text_after(&format!("admin = \"{admin}\""))
+                .cluster("ams", &["127.0.0.1"])
+                .site("www", "http://127.0.0.1:1", "hosts = [\"www.test\"]")
+                .fleet()
+        });
+        let (name_servers, zone_name_servers) = steering
+            .map(|fleet| (fleet.name_servers, fleet.zone_name_servers))
+            .unwrap_or_default();
         Fleet {
+            name_servers,
+            zone_name_servers,
             state_dir: self.state_dir.clone(),
             report_interval: Duration::from_millis(200),
             control: self.control.map(|address| Control {
                 name: "control".into(),
                 hosts: Vec::new(),
+                steering_origins: Vec::new(),
                 identity: None,
                 listen: address,
                 url: format!("http://{address}"),

@@ -160,6 +160,15 @@ impl Lab {
     fn connections(&self) -> usize {
         self.connections.load(Ordering::SeqCst)
     }
+
+    /// The next request is served on the first connection.
+    async fn assert_first_connection_serves(&mut self) {
+        let next = self.send(get("/next"));
+        let asked = self.next().await;
+        assert_eq!(asked.connection, 0);
+        asked.ok("");
+        assert!(text(next).await.is_ok());
+    }
 }
 
 type Sent = tokio::task::JoinHandle<Result<Response<OriginBody>, OriginError>>;
@@ -503,11 +512,7 @@ async fn time_outs_are_of_one_request_and_leave_the_others_alone() {
     drop(other);
     // The origin answers PINGs, so the connection goes on.
     settle().await;
-    let next = lab.send(get("/next"));
-    let asked = lab.next().await;
-    assert_eq!(asked.connection, 0);
-    asked.ok("");
-    assert!(text(next).await.is_ok());
+    lab.assert_first_connection_serves().await;
 }
 
 #[tokio::test(start_paused = true)]
@@ -525,11 +530,7 @@ async fn a_dropped_response_resets_its_stream_and_keeps_the_connection() {
     sent.abort();
     let reset = std::future::poll_fn(|cx| asked.answer.poll_reset(cx)).await;
     assert_eq!(reset.expect("a reset"), Reason::CANCEL);
-    let next = lab.send(get("/next"));
-    let asked = lab.next().await;
-    assert_eq!(asked.connection, 0);
-    asked.ok("");
-    assert!(text(next).await.is_ok());
+    lab.assert_first_connection_serves().await;
 }
 
 #[tokio::test(start_paused = true)]

@@ -7,11 +7,11 @@
 use std::mem::MaybeUninit;
 
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Uri, Version};
-use hyper::body::Incoming;
 use nearcast_fleet::config::ClientLimits;
 use nearcast_http_rules::fields;
 
 use crate::request::hit::HitRequest;
+use crate::request_body::RequestBody;
 
 /// Fields of a head that is read here; the HTTP library reads those with more.
 pub(super) const FIELDS_MAX: usize = 128;
@@ -135,7 +135,7 @@ impl<'a> Head<'a> {
     }
 
     /// The whole request; `None` where its target or a field is malformed after all.
-    pub(super) fn to_request(&self) -> Option<Request<Option<Incoming>>> {
+    pub(super) fn to_request(&self) -> Option<Request<Option<RequestBody>>> {
         // A URI is parsed without its fragment, which a target never has.
         if self.target.contains('#') {
             return None;
@@ -212,6 +212,7 @@ mod tests {
     use http::Response;
     use http_body::Body;
     use http_body_util::Empty;
+    use hyper::body::Incoming;
     use hyper::server::conn::http1;
     use hyper::service::service_fn;
     use hyper_util::rt::TokioIo;

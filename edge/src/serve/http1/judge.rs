@@ -10,7 +10,6 @@ use std::borrow::Cow;
 
 use http::header::{CONNECTION, TRANSFER_ENCODING};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, StatusCode, Uri};
-use hyper::body::Incoming;
 use nearcast_fleet::config::ClientLimits;
 use nearcast_http_rules::fields;
 use nearcast_http_rules::key::{self, AUTHORITY_BYTES_MAX, PATH_BYTES_MAX};
@@ -18,6 +17,7 @@ use nearcast_http_rules::status::ProxyError;
 use nearcast_http_rules::transfer_coding::TransferCoding;
 
 use crate::request::upgrade::names_websocket;
+use crate::request_body::RequestBody;
 
 /// Bytes of a request target: an absolute one with the longest authority and path.
 const TARGET_BYTES_MAX: usize = "https://".len() + AUTHORITY_BYTES_MAX + PATH_BYTES_MAX;
@@ -121,7 +121,7 @@ pub fn judge(input: &[u8], limits: &ClientLimits) -> Judged {
 pub(in crate::serve) fn websocket_request(
     head: &[u8],
     limits: &ClientLimits,
-) -> Option<Request<Option<Incoming>>> {
+) -> Option<Request<Option<RequestBody>>> {
     let mut parsed = vec![httparse::EMPTY_HEADER; limits.fields_max];
     let mut request = httparse::Request::new(&mut parsed);
     let is_whole = matches!(request.parse(head), Ok(httparse::Status::Complete(_)));

@@ -23,6 +23,7 @@ use crate::client_body::{BodyCut, ClientBody};
 use crate::edge::Worker;
 use crate::request::check::ClientConnection;
 use crate::request::handler;
+use crate::request_body::RequestBody;
 use crate::serve::phase::Phase;
 use crate::serve::socket::ClientSocket;
 
@@ -47,6 +48,7 @@ pub(super) async fn serve_requests(
         service_fn(|request| answer(&worker, &phase, &client, request)),
     );
 
+    let at_end = ending.clone();
     let mut ending = pin!(close_idle(&mut ending).fuse());
     let ended = poll_fn(|cx| {
         loop {
@@ -85,7 +87,7 @@ pub(super) async fn serve_requests(
     if let Some(refusal) = socket.take_refusal() {
         refuse((&worker, &client), &mut socket, Vec::new(), &refusal).await?;
     }
-    socket.end().await?;
+    socket.end(at_end).await?;
     Ok(None)
 }
 
@@ -114,7 +116,7 @@ fn answer(
         worker.clone(),
         client.clone(),
         None,
-        request.map(Some),
+        request.map(|body| Some(RequestBody::of_connection(body))),
         move || ended.request_ended(),
     );
     Box::pin(served.map(move |mut response| {

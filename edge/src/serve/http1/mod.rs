@@ -24,7 +24,6 @@ use bytes::{Buf as _, Bytes, BytesMut};
 use futures_util::FutureExt;
 use http::{Method, Request, Response};
 use http_body::Body;
-use hyper::body::Incoming;
 use nearcast_net::shutdown::Shutdown;
 
 use self::head::{FIELDS_MAX, Head, Parsed};
@@ -39,6 +38,7 @@ use crate::request::check::ClientConnection;
 use crate::request::handler;
 use crate::request::hit::try_hit;
 use crate::request::upgrade::{Upgraded, serve_upgrade};
+use crate::request_body::RequestBody;
 use crate::serve::connections::ConnectionSlot;
 use crate::serve::http2;
 use crate::serve::phase::Phase;
@@ -82,8 +82,10 @@ pub(in crate::serve) async fn serve(
                 connection.socket.close_idle();
                 Ok(())
             }
-            Ok(Ended::Answered) => Box::pin(connection.socket.end()).await.map_err(Into::into),
-            Ok(Ended::Refused(refusal)) => Box::pin(connection.end_with(refusal))
+            Ok(Ended::Answered) => Box::pin(connection.socket.end(ending))
+                .await
+                .map_err(Into::into),
+            Ok(Ended::Refused(refusal)) => Box::pin(connection.end_with(refusal, ending))
                 .await
                 .map_err(Into::into),
             Ok(Ended::Http2) => {
@@ -163,7 +165,7 @@ enum Received {
         is_last: bool,
     },
     Request {
-        request: Box<Request<Option<Incoming>>>,
+        request: Box<Request<Option<RequestBody>>>,
         is_last: bool,
     },
     Incomplete,
@@ -192,7 +194,7 @@ impl Step {
 }
 
 impl Connection {
-    async fn end_with(self, refusal: Refusal) -> io::Result<()> {
+    async fn end_with(self, refusal: Refusal, ending: Shutdown) -> io::Result<()> {
         let Self {
             worker,
             mut socket,
@@ -201,7 +203,7 @@ impl Connection {
             ..
         } = self;
         refuse((&worker, &client), &mut socket, output, &refusal).await?;
-        socket.end().await
+        socket.end(ending).await
     }
 
     /// Reads and answers requests until the connection ends or the HTTP library takes over.
@@ -361,7 +363,7 @@ impl Connection {
     /// relayed before that (RFC 6455 section 4.1).
     async fn upgrade(
         &mut self,
-        request: Request<Option<Incoming>>,
+        request: Request<Option<RequestBody>>,
         length: usize,
     ) -> io::Result<Step> {
         self.phase.request_began();
@@ -397,7 +399,7 @@ impl Connection {
     /// Waits for the response to a request, and writes the interim ones that come before it.
     async fn response(
         &mut self,
-        request: Request<Option<Incoming>>,
+        request: Request<Option<RequestBody>>,
     ) -> io::Result<Response<ClientBody>> {
         let (sender, interim) = interim::channel(self.interims.get_or_insert_default());
         let phase = self.phase.clone();

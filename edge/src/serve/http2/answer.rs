@@ -30,6 +30,7 @@ use crate::edge::Worker;
 use crate::request::check::ClientConnection;
 use crate::request::handler;
 use crate::request::hit::{Hit, HitRequest, try_hit};
+use crate::request_body::RequestBody;
 use crate::serve::http1::head::FieldKind;
 use crate::serve::http1::judge::Refusal;
 
@@ -153,7 +154,7 @@ impl Service<Request<Incoming>> for Requests {
     fn call(&self, request: Request<Incoming>) -> Answering {
         self.streams.expect(Priority::of(request.headers()));
         let (mut head, body) = request.into_parts();
-        let body = (!body.is_end_stream()).then_some(body);
+        let body = (!body.is_end_stream()).then(|| RequestBody::of_stream(body));
         let limits = &self.worker.edge.clients;
         let scheme = (!self.client.is_proxied()).then(|| self.client.scheme());
         if let Err(refusal) = judge(&head, body.is_some(), scheme, limits) {

@@ -3,8 +3,8 @@
 //! 5.4): no client makes them that is in order.
 
 use super::frames::{
-    ACK, Closed, DATA, END_STREAM, FrameHead, HEADERS, PING, PRIORITY, RST_STREAM, SETTINGS,
-    WINDOW_UPDATE,
+    ACK, Closed, DATA, END_STREAM, FrameHead, GOAWAY, HAS_PRIORITY, HEADERS, PADDED, PING,
+    PRIORITY, RST_STREAM, SETTINGS, WINDOW_UPDATE,
 };
 
 /// SETTINGS_MAX_FRAME_SIZE of this node, which is the least (RFC 9113 section 6.5.2).
@@ -13,6 +13,8 @@ const FRAME_BYTES_MAX: u32 = 16_384;
 const SETTING_BYTES: u32 = 6;
 /// Most streams that are known as not ended.
 const UNENDED_MAX: usize = 1024;
+/// Most rows of streams that are known as passed over.
+const SKIPPED_MAX: usize = 16;
 
 /// Whether a frame has a size that its kind may have (RFC 9113 sections 4.2 and 6).
 ///
@@ -26,6 +28,13 @@ pub(super) fn check_size(head: FrameHead) -> Result<(), Closed> {
         PRIORITY => length == 5,
         RST_STREAM | WINDOW_UPDATE => length == 4,
         PING => length == 8,
+        GOAWAY => (8..=FRAME_BYTES_MAX).contains(&length),
+        // The length of the padding, and the fields of a priority.
+        DATA | HEADERS => {
+            let has_priority = head.kind == HEADERS && head.has(HAS_PRIORITY);
+            let least = u32::from(head.has(PADDED)) + if has_priority { 5 } else { 0 };
+            (least..=FRAME_BYTES_MAX).contains(&length)
+        }
         _ => length <= FRAME_BYTES_MAX,
     };
     if is_good {
@@ -40,6 +49,8 @@ pub(super) fn check_size(head: FrameHead) -> Result<(), Closed> {
 #[derive(Debug, Default)]
 pub(super) struct Unended {
     streams: Vec<u32>,
+    /// Streams that the client has passed over, from the first to the last of a row.
+    skipped: Vec<(u32, u32)>,
     /// There were too many, so that it is not known of a stream whether it has ended.
     has_lost_some: bool,
 }
@@ -50,6 +61,7 @@ impl Unended {
     ///
     /// # Errors
     /// STREAM_CLOSED: the client has ended the stream already (RFC 9113 section 5.1).
+    /// PROTOCOL_ERROR: it has begun a later one before (section 5.1.1).
     pub(super) fn check(&mut self, head: FrameHead, newest: u32) -> Result<(), Closed> {
         let is_end = match head.kind {
             DATA | HEADERS => head.has(END_STREAM),
@@ -57,6 +69,10 @@ impl Unended {
             _ => return Ok(()),
         };
         if head.kind == HEADERS && head.stream > newest {
+            let next = newest + 1 + newest % 2;
+            if head.stream > next {
+                self.skip(next, head.stream - 1);
+            }
             if !is_end {
                 self.begin(head.stream);
             }
@@ -71,6 +87,9 @@ impl Unended {
             None if head.kind == RST_STREAM
                 || head.stream.is_multiple_of(2)
                 || head.stream > newest => {}
+            None if head.kind == HEADERS && self.is_skipped(head.stream) => {
+                return Err(Closed::Protocol);
+            }
             None if self.has_lost_some => {}
             None => return Err(Closed::EndedStream),
         }
@@ -78,6 +97,19 @@ impl Unended {
             self.streams = Vec::new();
         }
         Ok(())
+    }
+
+    /// Of a client that passes over streams again and again, the last rows are known.
+    fn skip(&mut self, first: u32, last: u32) {
+        if self.skipped.len() == SKIPPED_MAX {
+            self.skipped.remove(0);
+        }
+        self.skipped.push((first, last));
+    }
+
+    fn is_skipped(&self, stream: u32) -> bool {
+        let mut rows = self.skipped.iter();
+        rows.any(|(first, last)| (*first..=*last).contains(&stream))
     }
 
     fn begin(&mut self, stream: u32) {
@@ -120,6 +152,13 @@ mod tests {
             (DATA, 0, 16_384, true),
             (DATA, 0, 16_385, false),
             (HEADERS, 0, 16_385, false),
+            (DATA, PADDED, 0, false),
+            (DATA, PADDED, 1, true),
+            (HEADERS, HAS_PRIORITY, 4, false),
+            (HEADERS, PADDED | HAS_PRIORITY, 5, false),
+            (HEADERS, PADDED | HAS_PRIORITY, 6, true),
+            (GOAWAY, 0, 7, false),
+            (GOAWAY, 0, 8, true),
             (0x77, 0, 16_384, true),
             (0x77, 0, 16_385, false),
         ];
@@ -146,6 +185,15 @@ mod tests {
             (&[(HEADERS, END, 1), (RST_STREAM, 0, 1)], Ok(())),
             (&[(HEADERS, END, 1), (PRIORITY, 0, 1)], Ok(())),
             (&[(HEADERS, END, 1), (WINDOW_UPDATE, 0, 1)], Ok(())),
+            (
+                &[(HEADERS, END, 5), (HEADERS, END, 3)],
+                Err(Closed::Protocol),
+            ),
+            (&[(HEADERS, END, 5), (DATA, END, 3)], closed),
+            (
+                &[(HEADERS, END, 1), (HEADERS, END, 3), (HEADERS, END, 1)],
+                closed,
+            ),
             // For the library.
             (&[(HEADERS, END, 1), (DATA, 0, 3)], Ok(())),
             (&[(HEADERS, END, 3), (DATA, 0, 0)], Ok(())),

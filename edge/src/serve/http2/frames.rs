@@ -10,6 +10,7 @@
 
 use tokio::time::Instant;
 
+use super::compression::Compression;
 use super::faults::{Unended, check_size};
 
 /// The first bytes of each connection (RFC 9113 section 3.4).
@@ -22,6 +23,16 @@ const WINDOW_MAX: u32 = u32::MAX >> 1;
 const CONTINUATIONS_MAX: u32 = 16;
 /// Requests at once that may be malformed: each is answered, which costs more than a reset.
 pub(super) const BAD_REQUESTS_MAX: u32 = 50;
+/// Requests at once whose streams the HTTP library resets for an error of the client's. No client in
+/// order makes any; each costs a request that may be on its way to the origin, and is no longer
+/// counted as open.
+const FAULTS_MAX: u32 = 20;
+/// The work that the HTTP library does before other things have their turn: that of so many frames.
+/// A header block, which usually makes a request, is as much as [`BLOCK_WORK`], and more by its
+/// bytes. The last frame may add some.
+const PORTION_WORK: u32 = 64;
+const BLOCK_WORK: u32 = 4;
+const WORK_BYTES: u32 = 128;
 /// DATA frames with fewer bytes count as small.
 const SMALL_DATA_BYTES: u32 = 64;
 
@@ -31,14 +42,15 @@ pub(super) const PRIORITY: u8 = 2;
 pub(super) const RST_STREAM: u8 = 3;
 pub(super) const SETTINGS: u8 = 4;
 pub(super) const PING: u8 = 6;
-const GOAWAY: u8 = 7;
+pub(super) const GOAWAY: u8 = 7;
 pub(super) const WINDOW_UPDATE: u8 = 8;
 const CONTINUATION: u8 = 9;
 
 pub(super) const ACK: u8 = 0x1;
 pub(super) const END_STREAM: u8 = 0x1;
-const END_HEADERS: u8 = 0x4;
-const PADDED: u8 = 0x8;
+pub(super) const END_HEADERS: u8 = 0x4;
+pub(super) const PADDED: u8 = 0x8;
+pub(super) const HAS_PRIORITY: u8 = 0x20;
 const SETTINGS_INITIAL_WINDOW_SIZE: u16 = 4;
 
 /// Error codes of RFC 9113 section 7.
@@ -47,6 +59,7 @@ const PROTOCOL_ERROR: u32 = 1;
 const FLOW_CONTROL_ERROR: u32 = 3;
 const STREAM_CLOSED: u32 = 5;
 const FRAME_SIZE_ERROR: u32 = 6;
+const COMPRESSION_ERROR: u32 = 9;
 const ENHANCE_YOUR_CALM: u32 = 11;
 
 /// Why this node closed a connection.
@@ -62,9 +75,11 @@ pub(crate) enum Closed {
     FlowControl,
     /// A frame on a stream that the client has ended.
     EndedStream,
+    /// A header block does not decompress.
+    Compression,
     /// Too many CONTINUATION frames, or too many bytes of one header block.
     Continuation,
-    /// Too many frames of this kind.
+    /// Too many frames of this kind; of the first one also too many changes of the field table.
     Settings,
     Ping,
     Priority,
@@ -88,12 +103,13 @@ pub(crate) enum Closed {
 }
 
 impl Closed {
-    pub(crate) const ALL: [Self; 21] = [
+    pub(crate) const ALL: [Self; 22] = [
         Self::Preface,
         Self::Protocol,
         Self::FrameSize,
         Self::FlowControl,
         Self::EndedStream,
+        Self::Compression,
         Self::Continuation,
         Self::Settings,
         Self::Ping,
@@ -119,6 +135,7 @@ impl Closed {
             Self::FrameSize => "frame-size",
             Self::FlowControl => "flow-control",
             Self::EndedStream => "ended-stream",
+            Self::Compression => "compression",
             Self::Continuation => "continuation",
             Self::Settings => "settings",
             Self::Ping => "ping",
@@ -138,6 +155,11 @@ impl Closed {
         }
     }
 
+    /// Whether the client did something wrong.
+    pub(super) fn is_fault(self) -> bool {
+        self.code() != NO_ERROR
+    }
+
     /// The error code that the client is told (RFC 9113 section 7).
     fn code(self) -> u32 {
         match self {
@@ -146,6 +168,7 @@ impl Closed {
             Self::FrameSize => FRAME_SIZE_ERROR,
             Self::FlowControl => FLOW_CONTROL_ERROR,
             Self::EndedStream => STREAM_CLOSED,
+            Self::Compression => COMPRESSION_ERROR,
             _ => ENHANCE_YOUR_CALM,
         }
     }
@@ -255,10 +278,12 @@ enum Kind {
     Goaway,
     Refused,
     BadRequest,
+    Fault,
+    TableSize,
 }
 
 impl Kind {
-    const COUNT: usize = 12;
+    const COUNT: usize = 14;
 
     fn allowance(self) -> Allowance {
         let (most, per_second) = match self {
@@ -280,6 +305,10 @@ impl Kind {
             // A client may send more requests than it may have streams before it knows the limit.
             Self::Refused => (300, 10),
             Self::BadRequest => (BAD_REQUESTS_MAX, 5),
+            Self::Fault => (FAULTS_MAX, 1),
+            // The size of the field table changes after SETTINGS (RFC 7541 section 4.2), and each
+            // change may empty it.
+            Self::TableSize => (100, 10),
         };
         Allowance { most, per_second }
     }
@@ -297,11 +326,13 @@ impl Kind {
         Self::Goaway,
         Self::Refused,
         Self::BadRequest,
+        Self::Fault,
+        Self::TableSize,
     ];
 
     fn exceeded(self) -> Closed {
         match self {
-            Self::Settings => Closed::Settings,
+            Self::Settings | Self::TableSize => Closed::Settings,
             Self::Ping => Closed::Ping,
             Self::Priority => Closed::Priority,
             Self::Unknown => Closed::Unknown,
@@ -311,7 +342,7 @@ impl Kind {
             Self::Trailers => Closed::Trailers,
             Self::WindowUpdate => Closed::WindowUpdate,
             Self::Goaway => Closed::Goaway,
-            Self::Refused | Self::BadRequest => Closed::Refused,
+            Self::Refused | Self::BadRequest | Self::Fault => Closed::Refused,
         }
     }
 }
@@ -377,15 +408,17 @@ pub(super) struct Inbound {
     /// The frames and bytes of a header block that has not ended.
     block: Option<(u32, u64)>,
     block_bytes_max: u64,
+    block_stream: u32,
     newest_stream: u32,
-    /// Header blocks that have begun since the last call of `begin_turn`.
-    turn_blocks: u32,
+    /// Work since the last call of `begin_portion`.
+    work: u32,
     /// A part of one setting: its number and value are six bytes.
     setting: [u8; 6],
     setting_bytes: u8,
     initial_window: u32,
     allowances: Allowances,
     unended: Unended,
+    compression: Compression,
 }
 
 impl Inbound {
@@ -398,21 +431,24 @@ impl Inbound {
             has_settings: false,
             block: None,
             block_bytes_max: block_bytes_max as u64,
+            block_stream: 0,
             newest_stream: 0,
-            turn_blocks: 0,
+            work: 0,
             setting: [0; 6],
             setting_bytes: 0,
             initial_window: INITIAL_WINDOW,
             allowances: Allowances::new(now),
             unended: Unended::default(),
+            compression: Compression::default(),
         }
     }
 
-    /// Counts bytes that were received.
+    /// Counts bytes that were received, up to the end of a portion; how many of them.
     ///
     /// # Errors
     /// The connection has to be closed.
-    pub(super) fn read(&mut self, mut bytes: &[u8], now: Instant) -> Result<(), Closed> {
+    pub(super) fn read(&mut self, mut bytes: &[u8], now: Instant) -> Result<usize, Closed> {
+        let received = bytes.len();
         if self.preface < PREFACE.len() {
             let length = bytes.len().min(PREFACE.len() - self.preface);
             if bytes[..length] != PREFACE[self.preface..self.preface + length] {
@@ -421,13 +457,14 @@ impl Inbound {
             self.preface += length;
             bytes = &bytes[length..];
         }
-        while let Some(piece) = self.walk.next(&mut bytes) {
-            match piece {
-                Piece::Head(head) => self.begin_frame(head, now)?,
-                Piece::Payload(payload) => self.read_payload(payload, now)?,
+        while !self.is_portion_complete() {
+            match self.walk.next(&mut bytes) {
+                Some(Piece::Head(head)) => self.begin_frame(head, now)?,
+                Some(Piece::Payload(payload)) => self.read_payload(payload, now)?,
+                None => break,
             }
         }
-        Ok(())
+        Ok(received - bytes.len())
     }
 
     fn begin_frame(&mut self, head: FrameHead, now: Instant) -> Result<(), Closed> {
@@ -436,10 +473,19 @@ impl Inbound {
             return Err(Closed::Preface);
         }
         check_size(head)?;
-        // Nothing but CONTINUATION may be within a block, as the library says.
-        if self.block.is_none() {
-            self.unended.check(head, self.newest_stream)?;
+        // Nothing but CONTINUATION of the same stream may be within a block, and it nowhere else (RFC
+        // 9113 section 6.10).
+        match (&self.block, head.kind) {
+            (Some(_), CONTINUATION) if head.stream == self.block_stream => {}
+            (None, kind) if kind != CONTINUATION => {
+                self.unended.check(head, self.newest_stream)?;
+            }
+            _ => return Err(Closed::Protocol),
         }
+        self.work += match head.kind {
+            HEADERS | CONTINUATION => BLOCK_WORK + head.length / WORK_BYTES,
+            _ => 1,
+        };
         let allowances = &mut self.allowances;
         match head.kind {
             DATA => match head.length {
@@ -450,8 +496,9 @@ impl Inbound {
                 length => self.count_data(length, now)?,
             },
             HEADERS => {
-                self.turn_blocks += 1;
-                if head.stream > self.newest_stream {
+                self.block_stream = head.stream;
+                let is_trailers = head.stream <= self.newest_stream;
+                if !is_trailers {
                     self.newest_stream = head.stream;
                     for kind in [Kind::Priority, Kind::Unknown, Kind::WindowUpdate] {
                         allowances.earn(kind, 2);
@@ -460,8 +507,12 @@ impl Inbound {
                     allowances.spend(Kind::Trailers, 1, now)?;
                 }
                 self.continue_block(head)?;
+                self.compression.begin_frame(head, is_trailers)?;
             }
-            CONTINUATION => self.continue_block(head)?,
+            CONTINUATION => {
+                self.continue_block(head)?;
+                self.compression.begin_frame(head, false)?;
+            }
             PRIORITY => allowances.spend(Kind::Priority, 1, now)?,
             RST_STREAM => allowances.spend(Kind::Reset, 1, now)?,
             SETTINGS => {
@@ -491,6 +542,14 @@ impl Inbound {
     fn read_payload(&mut self, mut payload: &[u8], now: Instant) -> Result<(), Closed> {
         let head = self.frame;
         match head.kind {
+            HEADERS | CONTINUATION => {
+                let is_last = self.walk.payload_left == 0;
+                self.compression.read(head, payload, is_last)?;
+                match self.compression.take_resizes() {
+                    0 => {}
+                    resizes => self.allowances.spend(Kind::TableSize, resizes, now)?,
+                }
+            }
             DATA if head.has(PADDED) => {
                 // The first byte says how many of the others are padding.
                 self.frame.flags &= !PADDED;
@@ -538,6 +597,7 @@ impl Inbound {
         self.allowances.earn(Kind::Reset, requests);
         self.allowances.earn(Kind::Refused, requests);
         self.allowances.earn(Kind::BadRequest, requests);
+        self.allowances.earn(Kind::Trailers, requests);
     }
 
     /// So many requests were malformed, and are answered so.
@@ -564,17 +624,20 @@ impl Inbound {
         if sent.resets > 0 {
             self.allowances.spend(Kind::Refused, sent.resets, now)?;
         }
+        if sent.faults > 0 {
+            self.allowances.spend(Kind::Fault, sent.faults, now)?;
+        }
         Ok(())
     }
 
-    /// Begins to count header blocks anew.
-    pub(super) fn begin_turn(&mut self) {
-        self.turn_blocks = 0;
+    /// Begins to count work anew.
+    pub(super) fn begin_portion(&mut self) {
+        self.work = 0;
     }
 
-    /// Header blocks that have begun in this turn.
-    pub(super) fn turn_blocks(&self) -> u32 {
-        self.turn_blocks
+    /// Whether the next frame belongs to another portion of work.
+    pub(super) fn is_portion_complete(&self) -> bool {
+        self.work >= PORTION_WORK && self.walk.is_between_frames()
     }
 
     /// Whether the client's preface is complete: its SETTINGS have begun.
@@ -608,6 +671,8 @@ impl Inbound {
 pub(super) struct Sent {
     pub(super) data_frames: u32,
     pub(super) resets: u32,
+    /// Those of them that name an error of the client's.
+    pub(super) faults: u32,
 }
 
 /// What the HTTP library sends.
@@ -620,8 +685,8 @@ pub(super) struct Outbound {
     sent: Sent,
     /// Bytes of bodies since the connection began.
     data_bytes: u64,
-    /// Bytes of a GOAWAY frame that were seen, and its error code so far.
-    goaway: (u32, u32),
+    /// Bytes of a GOAWAY or RST_STREAM frame that were seen, and the last four of them.
+    ending: (u32, u32),
     error: Option<u32>,
 }
 
@@ -637,27 +702,39 @@ impl Outbound {
                             self.sent.data_frames += 1;
                             self.data_bytes += u64::from(head.length);
                         }
-                        RST_STREAM => self.sent.resets += 1,
+                        RST_STREAM => {
+                            self.sent.resets += 1;
+                            self.ending = (0, 0);
+                        }
                         HEADERS | CONTINUATION => self.is_in_block = !head.has(END_HEADERS),
-                        GOAWAY => self.goaway = (0, 0),
+                        GOAWAY => self.ending = (0, 0),
                         _ => {}
                     }
                 }
-                Piece::Payload(payload) if self.frame.kind == GOAWAY => {
+                Piece::Payload(payload) if matches!(self.frame.kind, GOAWAY | RST_STREAM) => {
                     for byte in payload {
-                        let (at, code) = self.goaway;
-                        let code = match at {
-                            4..8 => code << 8 | u32::from(*byte),
-                            _ => code,
-                        };
-                        self.goaway = (at + 1, code);
-                        if at == 7 && code != NO_ERROR {
-                            self.error = Some(code);
-                        }
+                        self.read_ending(*byte);
                     }
                 }
                 Piece::Payload(_) => {}
             }
+        }
+    }
+
+    /// Reads a byte of a frame that ends a stream or the connection.
+    fn read_ending(&mut self, byte: u8) {
+        let (at, code) = self.ending;
+        let code = code << 8 | u32::from(byte);
+        self.ending = (at + 1, code);
+        match (self.frame.kind, at) {
+            (GOAWAY, 7) if code != NO_ERROR => self.error = Some(code),
+            // STREAM_CLOSED is not among them: frames may be on their way when a stream ends.
+            (RST_STREAM, 3)
+                if matches!(code, PROTOCOL_ERROR | FLOW_CONTROL_ERROR | FRAME_SIZE_ERROR) =>
+            {
+                self.sent.faults += 1;
+            }
+            _ => {}
         }
     }
 
@@ -684,12 +761,18 @@ impl Outbound {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
     use std::time::Duration;
 
     use nearcast_http_rules::testing;
     use proptest::prelude::*;
 
     use super::*;
+
+    /// Codes that this module does not need.
+    const INTERNAL_ERROR: u32 = 2;
+    const REFUSED_STREAM: u32 = 7;
+    const CANCEL: u32 = 8;
 
     fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
         let mut frame = (payload.len() as u32).to_be_bytes()[1..].to_vec();
@@ -706,7 +789,27 @@ mod tests {
     fn read(bytes: &[u8]) -> Result<Inbound, Closed> {
         let now = Instant::now();
         let mut inbound = Inbound::new(64 << 10, now);
-        inbound.read(bytes, now).map(|()| inbound)
+        read_all(&mut inbound, bytes, now).map(|()| inbound)
+    }
+
+    /// Reads bytes in as many portions as they need.
+    fn read_all(inbound: &mut Inbound, mut bytes: &[u8], now: Instant) -> Result<(), Closed> {
+        while !bytes.is_empty() {
+            bytes = &bytes[inbound.read(bytes, now)?..];
+            if inbound.is_portion_complete() {
+                inbound.begin_portion();
+            }
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn the_page_lists_the_reasons_for_which_connections_are_closed() {
+        const PAGE: &str = include_str!("../../../../docs/operating.md");
+        let names: BTreeSet<&str> = Closed::ALL.into_iter().map(Closed::as_str).collect();
+        let listed = crate::documented::first_column(PAGE, "| `reason` | Meaning |");
+        assert_eq!(names, listed);
+        assert_eq!(names.len(), Closed::ALL.len(), "no two have the same name");
     }
 
     #[test]
@@ -766,17 +869,25 @@ mod tests {
                 let mut inbound = read(&begun()).expect("a connection");
                 // A request whose body is to come.
                 let upload = self::frame(HEADERS, END_HEADERS, 1, b"\x82");
-                assert_eq!(inbound.read(&upload, now), Ok(()));
+                assert_eq!(read_all(&mut inbound, &upload, now), Ok(()));
                 let left = inbound.allowances.left[kind as usize] / 1000;
                 for count in 0..left / cost {
-                    assert_eq!(inbound.read(&frame, now), Ok(()), "{kind:?} {count}");
+                    assert_eq!(
+                        read_all(&mut inbound, &frame, now),
+                        Ok(()),
+                        "{kind:?} {count}"
+                    );
                 }
                 let is_refilled = kind.allowance().per_second * later.as_secs() as u32 >= cost;
                 let expected = match is_refilled {
                     true => Ok(()),
                     false => Err(kind.exceeded()),
                 };
-                assert_eq!(inbound.read(&frame, now + later), expected, "{kind:?}");
+                assert_eq!(
+                    read_all(&mut inbound, &frame, now + later),
+                    expected,
+                    "{kind:?}"
+                );
             }
         }
     }
@@ -791,25 +902,25 @@ mod tests {
             let end = frame(DATA, END_STREAM, 2 * stream + 1, &[]);
             let update = frame(WINDOW_UPDATE, 0, 2 * stream + 1, &[0, 0, 0, 1]);
             let bytes = [request, body, end, update.clone(), update].concat();
-            assert_eq!(inbound.read(&bytes, now), Ok(()), "{stream}");
+            assert_eq!(read_all(&mut inbound, &bytes, now), Ok(()), "{stream}");
             // Each answer is cancelled at its end.
             let cancel = frame(RST_STREAM, 0, 2 * stream + 1, &[0; 4]);
-            assert_eq!(inbound.read(&cancel, now), Ok(()), "{stream}");
+            assert_eq!(read_all(&mut inbound, &cancel, now), Ok(()), "{stream}");
             inbound.note_answered(1);
         }
         let sent = Sent {
             data_frames: 1,
-            resets: 0,
+            ..Sent::default()
         };
         for count in 0..100_000 {
             let update = frame(WINDOW_UPDATE, 0, 0, &[0, 0, 0, 1]);
             let bytes = [update.clone(), update, frame(PING, 0, 0, &[0; 8])].concat();
-            assert_eq!(inbound.read(&bytes, now), Ok(()), "{count}");
+            assert_eq!(read_all(&mut inbound, &bytes, now), Ok(()), "{count}");
             assert_eq!(inbound.note_sent(sent, now), Ok(()));
         }
         let resets = Sent {
-            data_frames: 0,
             resets: 1,
+            ..Sent::default()
         };
         let closed = (0..1000).find_map(|_| inbound.note_sent(resets, now).err());
         assert_eq!(closed, Some(Closed::Refused));
@@ -852,8 +963,8 @@ mod tests {
         for cut in 0..bytes.len() {
             let now = Instant::now();
             let mut inbound = Inbound::new(100, now);
-            inbound.read(&bytes[..cut], now).expect("good");
-            inbound.read(&bytes[cut..], now).expect("good");
+            read_all(&mut inbound, &bytes[..cut], now).expect("good");
+            read_all(&mut inbound, &bytes[cut..], now).expect("good");
             let found = (
                 inbound.initial_window(),
                 inbound.newest_stream(),
@@ -875,16 +986,199 @@ mod tests {
     }
 
     #[test]
+    fn few_streams_may_be_reset_for_errors_of_the_client() {
+        const CLOSED: Option<Closed> = Some(Closed::Refused);
+        let second = Duration::from_secs(1);
+        // The code of the frames, how many are sent, how many answers there were, seconds that have
+        // passed, and whether that is too many.
+        let table = [
+            (FLOW_CONTROL_ERROR, FAULTS_MAX, 0, 0, None),
+            (FLOW_CONTROL_ERROR, FAULTS_MAX + 1, 0, 0, CLOSED),
+            (PROTOCOL_ERROR, FAULTS_MAX + 1, 0, 0, CLOSED),
+            (FRAME_SIZE_ERROR, FAULTS_MAX + 1, 0, 0, CLOSED),
+            // Answers do not make up for them, but time does.
+            (FLOW_CONTROL_ERROR, FAULTS_MAX + 1, 1000, 0, CLOSED),
+            (FLOW_CONTROL_ERROR, FAULTS_MAX + 5, 0, 6, None),
+            // A page with pictures whose origin fails, an upload that was answered early, and more
+            // requests than there may be before the client knows the limit.
+            (INTERNAL_ERROR, 300, 0, 0, None),
+            (STREAM_CLOSED, 300, 0, 0, None),
+            (REFUSED_STREAM, 300, 0, 0, None),
+            (REFUSED_STREAM, 301, 0, 0, CLOSED),
+        ];
+        for (code, count, answered, seconds, expected) in table {
+            let now = Instant::now();
+            let mut inbound = read(&begun()).expect("a connection");
+            let mut outbound = Outbound::default();
+            let mut closed = None;
+            for at in 0..count {
+                let at_last = if at + 5 >= count { seconds } else { 0 };
+                outbound.write(&frame(RST_STREAM, 0, 2 * at + 1, &code.to_be_bytes()));
+                let sent = inbound.note_sent(outbound.take_sent(), now + second * at_last);
+                closed = closed.or(sent.err());
+                inbound.note_answered(answered);
+            }
+            // Answers refill the allowance of refused requests.
+            assert_eq!(closed, expected, "{code} {count} {answered} {seconds}");
+        }
+    }
+
+    #[test]
+    fn the_field_table_may_change_its_size_a_few_times() {
+        // The flags and the payload of a header block, and whether it changes the size.
+        let table: [(u8, &[u8], bool); 6] = [
+            (0, b"\x82", false),
+            (0, b"\x20\x82", true),
+            (0, b"\x3f\xe1\x1f\x82", true),
+            (
+                PADDED,
+                b"\x21\x82\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0",
+                false,
+            ),
+            (PADDED, b"\x01\x20\x82\0", true),
+            (HAS_PRIORITY | PADDED, b"\x01\0\0\0\0\x10\x20\x82\0", true),
+        ];
+        for (flags, payload, is_change) in table {
+            for is_split in [false, true] {
+                let now = Instant::now();
+                let mut inbound = read(&begun()).expect("a connection");
+                let most = Kind::TableSize.allowance().most;
+                let closed = (1..=most + 1).find_map(|at| {
+                    let flags = flags | END_STREAM;
+                    let mut block = match is_split {
+                        true => frame(HEADERS, flags, 2 * at + 1, payload),
+                        false => frame(HEADERS, flags | END_HEADERS, 2 * at + 1, payload),
+                    };
+                    if is_split {
+                        block.extend(frame(CONTINUATION, END_HEADERS, 2 * at + 1, b"\x84"));
+                    }
+                    let (first, rest) = block.split_at(10);
+                    let read = read_all(&mut inbound, first, now);
+                    let read = read.and_then(|()| read_all(&mut inbound, rest, now));
+                    read.err().map(|why| (why, at))
+                });
+                let expected = is_change.then_some((Closed::Settings, most + 1));
+                assert_eq!(closed, expected, "{payload:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn what_honest_clients_do_is_within_all_allowances() {
+        let request = |stream| frame(HEADERS, END_HEADERS | END_STREAM, stream, &[0x82; 40]);
+        let upload = |stream| {
+            [
+                frame(HEADERS, END_HEADERS, stream, &[0x82; 40]),
+                frame(DATA, 0, stream, &[0; 100]),
+                // The trailers.
+                frame(HEADERS, END_HEADERS | END_STREAM, stream, b"\x90"),
+            ]
+            .concat()
+        };
+        let cancel = |stream| frame(RST_STREAM, 0, stream, &CANCEL.to_be_bytes());
+        let update = |stream| frame(WINDOW_UPDATE, 0, stream, &[0, 0, 0, 1]);
+        type Sends<'a> = &'a dyn Fn(u32) -> Vec<u8>;
+        // What is sent for each stream, how many there are at once, how many of them are answered
+        // before the next ones, and how often that is repeated without a pause.
+        let table: [(&str, Sends<'_>, u32, u32, u32); 5] = [
+            // All pictures of a page are requested, and cancelled, since it is left.
+            (
+                "a page that is left",
+                &|n| [request(n), cancel(n)].concat(),
+                200,
+                0,
+                1,
+            ),
+            // 100 of 200 pictures are scrolled away, again and again.
+            (
+                "scrolling",
+                &|n| match n % 4 {
+                    1 => [request(n), cancel(n)].concat(),
+                    _ => request(n),
+                },
+                200,
+                100,
+                50,
+            ),
+            ("many at once", &request, 500, 500, 20),
+            ("trailers", &upload, 100, 100, 50),
+            (
+                "downloads",
+                &|n| [request(n), update(n), update(0)].concat(),
+                100,
+                100,
+                50,
+            ),
+        ];
+        for (name, sends, at_once, answered, times) in table {
+            let now = Instant::now();
+            let mut inbound = read(&begun()).expect("a connection");
+            for time in 0..times {
+                for at in 0..at_once {
+                    let bytes = sends(2 * (time * at_once + at) + 1);
+                    assert_eq!(read_all(&mut inbound, &bytes, now), Ok(()), "{name} {time}");
+                }
+                inbound.note_answered(answered);
+                // Those above the limit of streams are refused until the client knows it.
+                let refused = match (name, time) {
+                    ("many at once", 0) => at_once / 2,
+                    _ => 0,
+                };
+                let sent = Sent {
+                    resets: refused,
+                    ..Sent::default()
+                };
+                assert_eq!(inbound.note_sent(sent, now), Ok(()), "{name} {time}");
+            }
+        }
+    }
+
+    #[test]
+    fn work_comes_in_portions_that_end_with_a_frame() {
+        let block = |stream: u32, bytes: usize| {
+            frame(
+                HEADERS,
+                END_HEADERS | END_STREAM,
+                stream,
+                &vec![0x82; bytes],
+            )
+        };
+        type Sends<'a> = &'a dyn Fn(u32) -> Vec<u8>;
+        let table: [(&str, Sends<'_>, usize); 5] = [
+            ("requests", &|n| block(n, 40), 16),
+            ("large requests", &|n| block(n, 4000), 2),
+            ("more than a portion", &|n| block(n, 16_000), 1),
+            ("no requests", &|_| frame(PING, 0, 0, &[0; 8]), 64),
+            ("a body", &|_| frame(DATA, 0, 1, &[0; 16_384]), 64),
+        ];
+        for (name, sends, expected) in table {
+            let now = Instant::now();
+            let open = [begun(), frame(HEADERS, END_HEADERS, 1, b"\x82")].concat();
+            let mut inbound = read(&open).expect("a connection");
+            inbound.begin_portion();
+            let pieces: Vec<Vec<u8>> = (1..=100).map(|n| sends(2 * n + 1)).collect();
+            let (first, rest) = pieces.split_at(expected);
+            let taken = inbound.read(&pieces.concat(), now);
+            assert_eq!(taken, Ok(first.concat().len()), "{name}");
+            assert!(inbound.is_portion_complete() && inbound.is_between_frames());
+            assert_eq!(inbound.read(&rest.concat(), now), Ok(0), "{name}");
+            inbound.begin_portion();
+            assert_eq!(inbound.read(&rest[0][..5], now), Ok(5), "{name}");
+        }
+    }
+
+    #[test]
     fn what_is_sent_is_known_by_frames() {
         let bytes = [
             frame(HEADERS, 0, 1, b"abc"),
             frame(CONTINUATION, END_HEADERS, 1, b"def"),
             frame(DATA, END_STREAM, 1, b"ghij"),
-            frame(RST_STREAM, 0, 3, &[0; 4]),
+            frame(RST_STREAM, 0, 3, &CANCEL.to_be_bytes()),
+            frame(RST_STREAM, 0, 5, &FLOW_CONTROL_ERROR.to_be_bytes()),
             goaway(3, Closed::Idle).to_vec(),
         ]
         .concat();
-        let boundaries = [0, 24, 37, 50, 67];
+        let boundaries = [0, 24, 37, 50, 63, 80];
         for cut in 0..bytes.len() {
             let mut outbound = Outbound::default();
             outbound.write(&bytes[..cut]);
@@ -893,7 +1187,8 @@ mod tests {
             outbound.write(&bytes[cut..]);
             let sent = Sent {
                 data_frames: 1,
-                resets: 1,
+                resets: 2,
+                faults: 1,
             };
             assert_eq!(outbound.take_sent(), sent);
             assert_eq!((outbound.data_bytes(), outbound.error()), (4, None));
@@ -919,13 +1214,13 @@ mod tests {
             }
             let now = Instant::now();
             let (mut whole, mut cut) = (Inbound::new(200, now), Inbound::new(200, now));
-            let expected = whole.read(&bytes, now);
+            let expected = read_all(&mut whole, &bytes, now);
             let mut found = Ok(());
             let mut rest = &bytes[..];
             for length in cuts.iter().cycle() {
                 let (piece, after) = rest.split_at(rest.len().min(*length));
                 rest = after;
-                found = cut.read(piece, now);
+                found = read_all(&mut cut, piece, now);
                 if found.is_err() || rest.is_empty() {
                     break;
                 }
@@ -940,7 +1235,7 @@ mod tests {
         fn no_bytes_panic(bytes in proptest::collection::vec(any::<u8>(), 0..400)) {
             let now = Instant::now();
             let mut inbound = Inbound::new(200, now);
-            let _ = inbound.read(&[PREFACE.to_vec(), bytes.clone()].concat(), now);
+            let _ = read_all(&mut inbound, &[PREFACE.to_vec(), bytes.clone()].concat(), now);
             Outbound::default().write(&bytes);
         }
     }

@@ -10,6 +10,7 @@
 
 mod answer;
 mod body;
+mod compression;
 mod faults;
 pub(crate) mod frames;
 mod judge;
@@ -49,8 +50,10 @@ const CONNECTION_WINDOW: u32 = 1 << 20;
 const SEND_BUFFER_BYTES: usize = 64 << 10;
 /// Bytes that streams may give before the library writes them.
 const ROUND_BYTES: usize = 2 * OUTPUT_BYTES_MAX;
-/// Streams that are polled before other connections of the worker have their turn.
-const TURN_STREAMS: usize = 64;
+/// How long a connection works before others of the worker have their turn.
+const TURN_TIME: Duration = Duration::from_micros(300);
+/// Streams that are polled before the time is looked at. Header blocks have a limit of their own.
+const PORTION_STREAMS: usize = 16;
 /// Requests that a client may begin and reset before this node has looked at them.
 const UNSEEN_RESETS_MAX: usize = 100;
 /// When an idle connection frees its buffers.
@@ -95,6 +98,7 @@ pub(in crate::serve) async fn serve(
     let address = client.address();
     let write_timeout = worker.edge.clients.write_timeout;
     let mut connection = Box::new(Connection::new(worker, opened, client));
+    let at_end = ending.clone();
     let mut ending = pin!(ending.requested().fuse());
     let ended = poll_fn(|cx| {
         if ending.poll_unpin(cx).is_ready() {
@@ -106,6 +110,7 @@ pub(in crate::serve) async fn serve(
 
     let Connection {
         worker,
+        phase,
         wire,
         library,
         streams,
@@ -125,7 +130,7 @@ pub(in crate::serve) async fn serve(
             ended
         }
         Some(wire) => {
-            let written = Box::pin(wire::end(wire, write_timeout)).await;
+            let written = Box::pin(wire::end(wire, &phase, write_timeout, at_end)).await;
             ended.and(written.map_err(Into::into))
         }
         None => ended,
@@ -217,9 +222,9 @@ impl Connection {
     /// written.
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
         self.wakes.begin(cx);
-        self.wire.lock().begin_turn();
+        let turn = Instant::now() + TURN_TIME;
         loop {
-            if let Poll::Ready(ended) = self.poll_work(cx) {
+            if let Poll::Ready(ended) = self.poll_work(cx, turn) {
                 return Poll::Ready(ended);
             }
             if self.worker.edge.lifecycle.is_leaving() && self.wire.lock().inbound().has_settings()
@@ -239,16 +244,27 @@ impl Connection {
     }
 
     /// Polls the library and the streams until neither has anything to do, the client takes no more
-    /// or the connection has had its turn, and writes what they gave.
-    fn poll_work(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
+    /// or `turn`, the end of the connection's turn, has come, and writes what they gave. Input comes
+    /// in portions, and the next one when the streams that the last one began were polled: however
+    /// much a client sends, it is this connection alone that waits.
+    fn poll_work(&mut self, cx: &mut Context<'_>, turn: Instant) -> Poll<Result<(), Error>> {
         let mut is_library_due = false;
         let mut polled = 0;
+        let mut is_look_due = false;
         loop {
+            let has_had_turn = is_look_due && Instant::now() >= turn;
+            if is_look_due {
+                (polled, is_look_due) = (0, false);
+            }
             if self.wire.lock().is_congested() {
                 let _ = self.wire.lock().poll_write_out(cx)?;
             }
             if self.wakes.take_library() | self.wire.lock().take_refused() | is_library_due {
                 is_library_due = false;
+                match has_had_turn || self.streams.has_more() {
+                    true => self.wire.lock().withhold_input(),
+                    false => self.wire.lock().allow_input(),
+                }
                 let mut of_library = Context::from_waker(&self.library_waker);
                 if let Poll::Ready(ended) = self.library.as_mut().poll(&mut of_library) {
                     return Poll::Ready(ended.map_err(Into::into));
@@ -256,6 +272,7 @@ impl Connection {
             }
             let (is_congested, sent) = {
                 let wire = self.wire.lock();
+                is_look_due |= wire.is_read_held();
                 self.pace.set_window(wire.inbound().initial_window());
                 (wire.is_congested(), wire.data_bytes())
             };
@@ -264,13 +281,16 @@ impl Connection {
                 false => ROUND_BYTES,
             };
             // What the streams gave was written by the library's poll above.
-            self.has_had_turn = polled >= TURN_STREAMS;
-            let count = match self.has_had_turn {
+            let count = match has_had_turn {
                 true => 0,
-                false => self.streams.poll(budget, sent, Instant::now),
+                false => {
+                    let most = PORTION_STREAMS;
+                    self.streams.poll(most, budget, sent, Instant::now)
+                }
             };
             if count > 0 {
                 polled += count;
+                is_look_due |= polled >= PORTION_STREAMS;
                 let (complete, bad) = (self.pace.take_complete(), self.pace.take_bad());
                 // A response that the client cancelled is no useful work.
                 let mut wire = self.wire.lock();
@@ -278,7 +298,7 @@ impl Connection {
                 if wire.closed().is_none() {
                     continue;
                 }
-            } else if !self.has_had_turn && self.wakes.is_library_woken() {
+            } else if !has_had_turn && self.wakes.is_library_woken() {
                 continue;
             }
 
@@ -287,11 +307,11 @@ impl Connection {
             if wire.closed().is_some() {
                 return Poll::Ready(Ok(()));
             }
-            if self.has_had_turn || wire.is_read_held() {
+            if has_had_turn {
                 self.has_had_turn = true;
                 return Poll::Pending;
             }
-            is_library_due = wire.take_refused();
+            is_library_due = wire.is_read_held() || wire.take_refused();
             let has_room_again = is_congested && !wire.is_congested();
             if !is_library_due && !has_room_again {
                 return Poll::Pending;

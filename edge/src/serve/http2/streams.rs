@@ -7,7 +7,7 @@
 //!
 //! Knows neither HTTP nor sockets: a stream is a future, and a body asks [`Pace`].
 
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release, SeqCst};
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicUsize};
@@ -63,11 +63,15 @@ impl Wakes {
         true
     }
 
-    /// A poll ends before all is done: the task is polled again after others.
-    pub(super) fn end_turn(&self, cx: &Context<'_>) {
+    /// A poll ends before all is done: the task is polled again after others, which include those
+    /// whose sockets have become ready meanwhile. A task that wakes itself would keep the runtime
+    /// from looking at sockets for dozens of turns.
+    pub(super) fn end_turn(&self, cx: &mut Context<'_>) {
         self.is_polling.store(false, SeqCst);
         self.is_library_woken.store(true, SeqCst);
-        cx.waker().wake_by_ref();
+        let turn = pin!(tokio::task::yield_now());
+        // The runtime has the waker now.
+        let _ = turn.poll(cx);
     }
 
     pub(super) fn is_library_woken(&self) -> bool {
@@ -261,6 +265,8 @@ pub(super) struct Streams {
     turns: u64,
     /// Slots of this round: a buffer.
     due: Vec<u32>,
+    /// Some that were woken were not polled in the last round.
+    has_more: bool,
 }
 
 impl Streams {
@@ -274,6 +280,7 @@ impl Streams {
             open: 0,
             turns: 0,
             due: Vec::new(),
+            has_more: false,
         }
     }
 
@@ -288,9 +295,15 @@ impl Streams {
     }
 
     /// Polls the streams that are new or were woken, and those that wait for their turn as long as
-    /// there is something of `budget`, the bytes that may be given. `sent` is what the connection
-    /// has sent so far. Gives how many were polled.
-    pub(super) fn poll(&mut self, budget: usize, sent: u64, now: impl Fn() -> Instant) -> usize {
+    /// there is something of `budget`, the bytes that may be given; not more than `most` of both.
+    /// `sent` is what the connection has sent so far. Gives how many were polled.
+    pub(super) fn poll(
+        &mut self,
+        most: usize,
+        budget: usize,
+        sent: u64,
+        now: impl Fn() -> Instant,
+    ) -> usize {
         self.find_due(budget);
         let mut due = std::mem::take(&mut self.due);
         due.sort_unstable_by_key(|at| {
@@ -300,9 +313,17 @@ impl Streams {
         due.dedup();
         let mut polled = 0;
         let mut budget = budget;
+        self.has_more = false;
         for (position, at) in due.iter().enumerate() {
             let slot = &self.slots[*at as usize];
             let is_woken = slot.waker.is_listed.load(Relaxed);
+            if polled == most {
+                if is_woken {
+                    self.wakes.streams.lock().push(*at);
+                    self.has_more = true;
+                }
+                continue;
+            }
             if budget == 0 && !is_woken {
                 continue;
             }
@@ -314,6 +335,11 @@ impl Streams {
         due.clear();
         self.due = due;
         polled
+    }
+
+    /// Whether streams that were woken, or are new, were left by the last poll.
+    pub(super) fn has_more(&self) -> bool {
+        self.has_more
     }
 
     /// Fills `due`.
@@ -569,7 +595,7 @@ mod tests {
         }
 
         fn poll(&mut self, budget: usize) -> usize {
-            self.streams.poll(budget, 0, Instant::now)
+            self.streams.poll(usize::MAX, budget, 0, Instant::now)
         }
 
         /// The names of bodies in the order in which they gave pieces.
@@ -625,6 +651,24 @@ mod tests {
         assert_eq!(lab.poll(0), 1, "it is new");
         assert_eq!(lab.poll(0), 0, "it waits for its turn");
         assert_eq!((lab.poll(PIECE), lab.streams.open()), (1, 0));
+    }
+
+    #[test]
+    fn streams_that_are_too_many_for_one_poll_come_in_the_next() {
+        let mut lab = Lab::new();
+        for name in ["a", "b", "c"] {
+            lab.body(name, (3, false), 1);
+        }
+        lab.body("z", (1, false), 1);
+        let poll = |lab: &mut Lab, most| lab.streams.poll(most, PIECE, 0, Instant::now);
+        assert_eq!((poll(&mut lab, 3), lab.streams.has_more()), (3, true));
+        // Those that come later are as urgent, but after them.
+        lab.body("d", (3, false), 1);
+        assert!(!lab.wakes.end(), "the task goes on");
+        assert_eq!((poll(&mut lab, 1), lab.streams.has_more()), (1, true));
+        assert_eq!((poll(&mut lab, 9), lab.streams.has_more()), (1, false));
+        let given: Vec<_> = lab.given.lock().iter().map(|(name, _)| *name).collect();
+        assert_eq!((given.concat().as_str(), lab.streams.open()), ("zabcd", 0));
     }
 
     #[test]

@@ -9,9 +9,11 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use bytes::{Buf as _, BytesMut};
+use bytes::BytesMut;
+use nearcast_net::linger::{After, drain_input};
+use nearcast_net::shutdown::Shutdown;
 use parking_lot::Mutex;
-use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, ReadBuf};
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _, ReadBuf};
 use tokio::time::Instant;
 
 use super::frames::{Closed, Inbound, Outbound, goaway};
@@ -21,14 +23,6 @@ use crate::serve::transport::Transport;
 
 /// Bytes that are collected before they are written. The library may add one frame to them.
 pub(super) const OUTPUT_BYTES_MAX: usize = 64 << 10;
-/// Header blocks that are read before other connections of the worker have their turn. The last read
-/// may add some.
-const TURN_BLOCKS: u32 = 64;
-/// A buffer of more bytes is freed when it is empty.
-const OUTPUT_BYTES_KEPT: usize = 4 << 10;
-/// How long, and for how many bytes, the input is still read after the end.
-const LINGER_MAX: Duration = Duration::from_secs(2);
-const LINGER_BYTES_MAX: usize = 256 << 10;
 
 /// One client's connection under the HTTP library.
 #[derive(Debug)]
@@ -36,7 +30,8 @@ pub(super) struct Wire {
     /// Before the transport, as it is dropped first.
     slot: Option<ConnectionSlot>,
     transport: Transport,
-    /// Bytes that were read before the library took over.
+    /// Bytes that were read and that the library has not had: those before it took over, and those
+    /// behind what it may have at once.
     early: BytesMut,
     inbound: Inbound,
     outbound: Outbound,
@@ -52,7 +47,9 @@ pub(super) struct Wire {
     stalled: Option<Instant>,
     /// Since when a frame or a header block is incomplete.
     incomplete: Option<Instant>,
-    /// The library was refused more input in this turn.
+    /// The library may not have any input for now.
+    is_input_withheld: bool,
+    /// The library was refused more input.
     is_read_held: bool,
     /// This node ended the reading, to make room.
     is_evicted: bool,
@@ -80,6 +77,7 @@ impl Wire {
             last_data: now,
             stalled: None,
             incomplete: None,
+            is_input_withheld: false,
             is_read_held: false,
             is_evicted: false,
             closed: None,
@@ -127,13 +125,18 @@ impl Wire {
             .or(self.outbound.error().map(|_| Closed::Protocol))
     }
 
-    /// The connection has its turn: the library may read again.
-    pub(super) fn begin_turn(&mut self) {
-        self.inbound.begin_turn();
-        self.is_read_held = false;
+    /// The library may have as much input as makes one portion of work.
+    pub(super) fn allow_input(&mut self) {
+        self.inbound.begin_portion();
+        (self.is_input_withheld, self.is_read_held) = (false, false);
     }
 
-    /// Whether the library has to be polled again in the next turn, as there may be more to read.
+    /// The library may have no input until [`Wire::allow_input`].
+    pub(super) fn withhold_input(&mut self) {
+        self.is_input_withheld = true;
+    }
+
+    /// Whether the library has to be polled again, as there may be more to read.
     pub(super) fn is_read_held(&self) -> bool {
         self.is_read_held
     }
@@ -166,20 +169,23 @@ impl Wire {
         }
     }
 
-    /// Counts what was read.
-    fn note_read(&mut self, bytes: &[u8]) -> io::Result<()> {
+    /// Counts what was read; how many of the bytes the library may have now.
+    fn note_read(&mut self, bytes: &[u8]) -> io::Result<usize> {
         let now = Instant::now();
-        if let Err(why) = self.inbound.read(bytes, now) {
-            self.close(why);
-            return Err(io::ErrorKind::ConnectionAborted.into());
-        }
+        let taken = match self.inbound.read(bytes, now) {
+            Ok(taken) => taken,
+            Err(why) => {
+                self.close(why);
+                return Err(io::ErrorKind::ConnectionAborted.into());
+            }
+        };
         self.incomplete = match self.inbound.is_between_frames() {
             true => None,
             // A body may come slowly.
             false if self.inbound.is_in_data() => Some(now),
             false => self.incomplete.or(Some(now)),
         };
-        Ok(())
+        Ok(taken)
     }
 
     /// Makes room for the library.
@@ -259,7 +265,7 @@ impl Wire {
 
     /// Frees what an idle connection does not need.
     pub(super) fn shrink(&mut self) {
-        if self.output.is_empty() && self.output.capacity() > OUTPUT_BYTES_KEPT {
+        if self.output.is_empty() {
             self.output = Vec::new();
         }
         if self.early.is_empty() {
@@ -286,20 +292,31 @@ impl AsyncRead for WireEnd {
             return Poll::Pending;
         }
         // The library reads as long as there is something, and would leave others no turn.
-        if wire.inbound.turn_blocks() >= TURN_BLOCKS {
+        if wire.is_input_withheld || wire.inbound.is_portion_complete() {
             wire.is_read_held = true;
             return Poll::Pending;
         }
-        let before = buffer.filled().len();
-        if wire.early.is_empty() {
-            ready!(Pin::new(&mut wire.transport).poll_read(cx, buffer))?;
-        } else {
+        if !wire.early.is_empty() {
             let length = wire.early.len().min(buffer.remaining());
-            buffer.put_slice(&wire.early[..length]);
-            wire.early.advance(length);
+            let mut piece = wire.early.split_to(length);
+            let taken = wire.note_read(&piece)?;
+            buffer.put_slice(&piece[..taken]);
+            if taken < length {
+                // Both are parts of one buffer, so that nothing is copied.
+                let rest = piece.split_off(taken);
+                let behind = std::mem::replace(&mut wire.early, rest);
+                wire.early.unsplit(behind);
+            }
+            return Poll::Ready(Ok(()));
         }
+        let before = buffer.filled().len();
+        ready!(Pin::new(&mut wire.transport).poll_read(cx, buffer))?;
         if buffer.filled().len() > before {
-            return Poll::Ready(wire.note_read(&buffer.filled()[before..]));
+            let taken = wire.note_read(&buffer.filled()[before..])?;
+            wire.early
+                .extend_from_slice(&buffer.filled()[before + taken..]);
+            buffer.set_filled(before + taken);
+            return Poll::Ready(Ok(()));
         }
         // The client has ended its side, or this node the reading, to make room: requests that came
         // before are answered then.
@@ -354,9 +371,17 @@ impl AsyncWrite for WireEnd {
 }
 
 /// Ends a connection whose library is done: writes the rest within `write_timeout`, ends this side,
-/// and reads the input for a while, because closing with unread input would reset the connection,
-/// and a reset can overtake the last frames.
-pub(super) async fn end(mut wire: Wire, write_timeout: Duration) -> io::Result<()> {
+/// and drops what still comes.
+pub(super) async fn end(
+    mut wire: Wire,
+    phase: &Phase,
+    write_timeout: Duration,
+    ending: Shutdown,
+) -> io::Result<()> {
+    let after = match wire.closed().is_some_and(Closed::is_fault) {
+        true => After::Fault,
+        false => After::Response,
+    };
     let rest = wire.output.split_off(wire.written);
     let transport = &mut wire.transport;
     let written = async {
@@ -364,17 +389,9 @@ pub(super) async fn end(mut wire: Wire, write_timeout: Duration) -> io::Result<(
         transport.shutdown().await
     };
     tokio::time::timeout(write_timeout, written).await??;
-    let mut scratch = BytesMut::with_capacity(4096);
-    let mut left = LINGER_BYTES_MAX;
-    let drained = async {
-        while left > 0 {
-            scratch.clear();
-            match transport.read_buf(&mut scratch).await {
-                Ok(0) | Err(_) => return,
-                Ok(length) => left = left.saturating_sub(length),
-            }
-        }
-    };
-    let _ = tokio::time::timeout(LINGER_MAX, drained).await;
+    if let Some(slot) = &wire.slot {
+        slot.note_lingering(&phase.idle_since);
+    }
+    drain_input(transport, after, Some(ending)).await;
     Ok(())
 }
