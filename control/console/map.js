@@ -122,4 +122,62 @@ const World = {
     });
     return d;
   },
+  // Where the sun is at its highest, in degrees, at a time in Unix ms. Low-precision formulas of the Astronomical Almanac,
+  // good to a hundredth of a degree.
+  sun(unixMs) {
+    const rad = Math.PI / 180, n = unixMs / 86400000 - 10957.5; // days after 2000-01-01 12:00 UTC
+    const mean = 280.46 + 0.9856474 * n, anomaly = (357.528 + 0.9856003 * n) * rad;
+    const along = (mean + 1.915 * Math.sin(anomaly) + 0.02 * Math.sin(2 * anomaly)) * rad, tilt = (23.439 - 4e-7 * n) * rad;
+    const ascension = Math.atan2(Math.cos(tilt) * Math.sin(along), Math.cos(along)) / rad;
+    const sidereal = (18.697374558 + 24.06570982441908 * n) * 15;
+    return { latitude: Math.asin(Math.sin(tilt) * Math.sin(along)) / rad, longitude: ((((ascension - sidereal) % 360) + 540) % 360) - 180 };
+  },
+  // A path around the part of the map where the sun is lower than `altitude` degrees (0 or less). On each meridian that is
+  // one interval; neighbouring intervals make an area.
+  night(unixMs, altitude) {
+    const rad = Math.PI / 180, sun = World.sun(unixMs), limit = Math.sin(altitude * rad), most = 84, step = 2;
+    const sin = Math.sin(sun.latitude * rad), cos = Math.cos(sun.latitude * rad);
+    const areas = [];
+    let area = null;
+    for (let longitude = -180; longitude <= 180; longitude += 2.5) {
+      const across = cos * Math.cos((longitude - sun.longitude) * rad);
+      const above = (latitude) => sin * Math.sin(latitude * rad) + across * Math.cos(latitude * rad) - limit;
+      const edge = (a, b) => a + ((b - a) * above(a)) / (above(a) - above(b));
+      let low = null, high = null;
+      for (let latitude = -most; latitude <= most; latitude += step) {
+        if (above(latitude) >= 0) continue;
+        if (low === null) low = latitude > -most ? edge(latitude - step, latitude) : -90;
+        high = latitude < most ? latitude + step : 90;
+      }
+      if (low === null) { area = null; continue; }
+      if (high < 90 && above(high) >= 0) high = edge(high - step, high);
+      if (!area) areas.push(area = []);
+      area.push([World.project(high, longitude), World.project(low, longitude)]);
+    }
+    const point = (p) => `${p[0].toFixed(1)} ${p[1].toFixed(1)}`;
+    return areas.filter((a) => a.length > 1).map((a) => `M${a.map((c) => point(c[0])).join('L')}L${a.map((c) => point(c[1])).reverse().join('L')}Z`).join('');
+  },
+  // Places for labels beside their points, so that they cover neither one another nor a point, inside the box
+  // [left, top, right, bottom]. `labels`: [{x, y, width, height}]; gives the left upper corner of each.
+  labels(labels, box, radius) {
+    const taken = labels.map((l) => [l.x - radius, l.y - radius, l.x + radius, l.y + radius]);
+    const overlap = (a, b) => Math.max(0, Math.min(a[2], b[2]) - Math.max(a[0], b[0])) * Math.max(0, Math.min(a[3], b[3]) - Math.max(a[1], b[1]));
+    return labels.map((l) => {
+      const off = radius * 1.15;
+      const right = l.x + off, left = l.x - off - l.width, middle = l.x - l.width / 2;
+      const below = l.y + radius * 0.3, level = l.y - l.height / 2, above = l.y - l.height - radius * 0.3;
+      let best = null;
+      for (const [x, y] of [[right, level], [right, below], [left, level], [left, below], [right, above], [left, above], [middle, l.y + off], [middle, l.y - off - l.height],
+        [right, l.y + l.height], [left, l.y + l.height], [right, l.y - 2 * l.height], [left, l.y - 2 * l.height]]) {
+        const at = [x, y, x + l.width, y + l.height];
+        const outside = l.width * l.height - overlap(at, box);
+        const cost = outside * 4 + taken.reduce((sum, t) => sum + overlap(at, t), 0);
+        if (!best || cost < best.cost - 1e-6) best = { cost, at };
+      }
+      // Never outside, whatever it covers.
+      const x = Math.max(box[0], Math.min(box[2] - l.width, best.at[0])), y = Math.max(box[1], Math.min(box[3] - l.height, best.at[1]));
+      taken.push([x, y, x + l.width, y + l.height]);
+      return [x, y];
+    });
+  },
 };

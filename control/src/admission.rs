@@ -275,6 +275,11 @@ enum SlotKind {
 }
 
 impl Slot {
+    /// The address at the other end; of IPv6 its /64.
+    pub(crate) fn address(&self) -> IpAddr {
+        self.owner.0
+    }
+
     /// Returns when the connection is evicted.
     pub(crate) async fn evicted(&self) {
         self.evicted.notified().await;

@@ -22,6 +22,12 @@ pub(crate) enum ApiError {
     /// The node key is missing, wrong, or another node's.
     #[error("{0}")]
     Key(KeyRefused),
+    /// The page of another web origin asks.
+    #[error("{0}")]
+    Forbidden(String),
+    /// One address asks too often.
+    #[error("{0}")]
+    TooManyRequests(&'static str),
     /// The path, or an object that the request names, does not exist.
     #[error("{0}")]
     NotFound(String),
@@ -85,6 +91,8 @@ impl ApiError {
                 StatusCode::UNAUTHORIZED => (StatusCode::UNAUTHORIZED, "unauthorized"),
                 other => (other, "unavailable"),
             },
+            Self::Forbidden(_) => (StatusCode::FORBIDDEN, "forbidden"),
+            Self::TooManyRequests(_) => (StatusCode::TOO_MANY_REQUESTS, "too_many_requests"),
             Self::NotFound(_) => (StatusCode::NOT_FOUND, "not_found"),
             Self::MethodNotAllowed(_) => (StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed"),
             Self::Conflict(_) => (StatusCode::CONFLICT, "conflict"),
@@ -139,6 +147,12 @@ impl IntoResponse for ApiError {
                 fields.insert(
                     http::header::WWW_AUTHENTICATE,
                     http::HeaderValue::from_static("Bearer realm=\"nearcast\""),
+                );
+            }
+            Self::TooManyRequests(_) => {
+                fields.insert(
+                    http::header::RETRY_AFTER,
+                    http::HeaderValue::from_static("1"),
                 );
             }
             Self::TooBusy(_) => {

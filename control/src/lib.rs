@@ -20,6 +20,7 @@
 
 mod admission;
 mod api;
+mod asking;
 mod dir;
 mod error;
 mod event;

@@ -15,6 +15,7 @@ use parking_lot::{Mutex, MutexGuard};
 use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinError;
 
+use crate::asking::Asking;
 use crate::event::{Level, NewEvent};
 use crate::event_log::EventLog;
 use crate::fleet_state::FleetState;
@@ -61,6 +62,8 @@ pub(crate) struct State {
     pub(crate) orders: tokio::sync::Mutex<()>,
     /// Limits plans that are made for display.
     pub(crate) plans: Semaphore,
+    /// Pages that ask for the edges of their viewers.
+    pub(crate) asking: Asking,
     /// Held while a fleet file is checked and appended.
     pub(crate) fleet_files: tokio::sync::Mutex<()>,
     /// Questions to edges about single requests.
@@ -110,6 +113,7 @@ impl State {
             confirmed: watch::channel(()).0,
             orders: tokio::sync::Mutex::new(()),
             plans: Semaphore::new(PLANS_MAX),
+            asking: Asking::default(),
             fleet_files: tokio::sync::Mutex::new(()),
             traces: Traces::new(now_unix_ms()),
             shutdown: parts.shutdown,

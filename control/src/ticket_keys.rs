@@ -72,7 +72,10 @@ impl Ring {
         let is_kept = |(name, generation): (&String, &u32)| members.get(name) == Some(generation);
         if !self.members.iter().all(is_kept) {
             self.keys.clear();
-            self.revoked_before_unix_s = now;
+            // Also those that were only announced, and perhaps by a control that has been started
+            // again since: the ring does not know them. The new keys may begin earlier; edges keep
+            // what they are sent.
+            self.revoked_before_unix_s = now + ANNOUNCED_S + 1;
         }
         self.members = members;
         self.keys.retain(|key| now < key.ends_unix_s);
@@ -174,7 +177,35 @@ mod tests {
                 .expect("random bytes");
             assert_eq!(ring.keys != first, is_renewed, "{after:?}");
             assert_eq!(ring.tag() != tag, is_renewed, "{after:?}");
-            assert_eq!(ring.revoked_before_unix_s == 2000, is_renewed, "{after:?}");
+            assert_eq!(ring.revoked_before_unix_s > 2000, is_renewed, "{after:?}");
+        }
+    }
+
+    #[test]
+    fn a_key_that_is_only_announced_is_revoked_too() {
+        // An hour before the next key begins, and at the last moment.
+        for asked in [1000 + ENCRYPTS_S - ANNOUNCED_S, 999 + ENCRYPTS_S] {
+            let mut ring = Ring::default();
+            for now in [1000, asked] {
+                ring.turn(members(&[("ams-1", 1), ("ams-2", 1)]), now, random_key)
+                    .expect("random bytes");
+            }
+            let known = ring.keys.clone();
+            assert_eq!(known.len(), 2);
+            assert!(known[1].begins_unix_s > asked, "announced only");
+            // A node leaves, at the ring that announced the key or at one of a later start of control.
+            let later = Ring {
+                members: ring.members.clone(),
+                ..Ring::default()
+            };
+            for mut ring in [ring, later] {
+                ring.turn(members(&[("ams-2", 1)]), asked, random_key)
+                    .expect("random bytes");
+                let revoked = |key: &TicketKey| key.begins_unix_s < ring.revoked_before_unix_s;
+                assert!(known.iter().all(revoked));
+                assert!(ring.keys.iter().all(|key| !known.contains(key)));
+                assert!(ring.keys[0].begins_unix_s <= asked, "in use at once");
+            }
         }
     }
 

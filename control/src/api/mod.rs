@@ -2,6 +2,7 @@
 //! caller, then the request, and then answers.
 
 mod change;
+mod compress;
 mod console;
 mod drains;
 mod gate;
@@ -10,6 +11,7 @@ mod purge;
 mod read;
 mod report_bounds;
 mod request;
+mod steer;
 mod traces;
 
 use axum::extract::DefaultBodyLimit;
@@ -33,6 +35,7 @@ use crate::error::ApiError;
         read::events,
         read::event_log,
         read::explain,
+        steer::steer,
         read::plan,
         read::pushes,
         read::purges,
@@ -86,6 +89,7 @@ fn routes() -> Vec<(Method, &'static str, MethodRouter<App>)> {
         (Method::GET, "/v1/events", get(read::events)),
         (Method::GET, "/v1/events/log", get(read::event_log)),
         (Method::GET, "/v1/explain", get(read::explain)),
+        (Method::GET, "/v1/steer", get(steer::steer)),
         (Method::GET, "/v1/plan", get(read::plan)),
         (Method::GET, "/v1/pushes", get(read::pushes)),
         (Method::POST, "/v1/pushes", post(change::push)),
@@ -135,6 +139,7 @@ pub(crate) fn router(state: App) -> Router {
             state.clone(),
             gate::pass,
         ))
+        .layer(axum::middleware::from_fn(compress::pass))
         .layer(axum::middleware::map_response(secure))
         .with_state(state)
 }

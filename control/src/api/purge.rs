@@ -26,6 +26,8 @@ use crate::views::{self, Scope};
 const WAIT_MS_MAX: u64 = 60_000;
 /// Default wait of a purge.
 const WAIT_MS: u64 = 5_000;
+/// The beginning of a URL by that scheme, in canonical form.
+const HTTPS: &str = "https://";
 /// Remarks on one purge.
 const NOTES_MAX: usize = 8;
 /// Time between two checks while a request waits: an edge becomes silent without a report that would
@@ -105,7 +107,16 @@ async fn carry_out(
     wait_ms: Option<u64>,
 ) -> ApiResult<views::PurgeView> {
     let wait = Duration::from_millis(wait_ms.unwrap_or(WAIT_MS).min(WAIT_MS_MAX));
-    let notes = notes(&state.fleet(), &purge.scope);
+    let fleet = state.fleet();
+    let purge = Purge {
+        scope: as_clients_ask(&fleet, purge.scope)?,
+        ..purge
+    };
+    let notes = notes(&fleet, &purge.scope);
+    let scheme_note = fleet
+        .has_https_clients()
+        .then(|| scheme_note(&purge.scope))
+        .flatten();
     for scope in purge.scope.each() {
         state
             .metrics
@@ -143,6 +154,9 @@ async fn carry_out(
         state.events.add(now_unix_ms(), [new_event]);
     }
     answer.notes = notes;
+    if answer.complete && answer.responses == 0 {
+        answer.notes.extend(scheme_note);
+    }
     if !waiter.waits() && !wait.is_zero() {
         answer
             .notes
@@ -188,6 +202,41 @@ async fn purge_outcome(
             tokio::time::sleep_until(deadline.min(Instant::now() + CROWD_PAUSE)).await;
         }
     }
+}
+
+/// The scope that covers what an operator means. Where TLS ends in front of the edges, and nothing
+/// says so to them, clients ask for `https://host/path` and edges store `http://host/path`: then a
+/// URL or prefix by `https` covers both schemes.
+fn as_clients_ask(fleet: &Fleet, scope: PurgeScope) -> Result<PurgeScope, ApiError> {
+    if fleet.has_https_clients() {
+        return Ok(scope);
+    }
+    let widened = scope.each().iter().map(|one| match one {
+        PurgeScope::Url(text) | PurgeScope::Prefix(text) if text.starts_with(HTTPS) => {
+            scope::in_any_scheme(one).unwrap_or_else(|| one.clone())
+        }
+        _ => one.clone(),
+    });
+    let widened: Vec<PurgeScope> = widened.collect();
+    scope::any_of(&widened).map_err(|error| ApiError::invalid(error.to_string()))
+}
+
+/// The remark on a purge by one scheme that covered nothing: what was meant may be stored by the
+/// other one.
+fn scheme_note(scope: &PurgeScope) -> Option<String> {
+    let mut by_scheme = scope.each().iter().filter_map(|one| match one {
+        PurgeScope::Url(text) | PurgeScope::Prefix(text) => {
+            let (scheme, rest) = text.split_once("://")?;
+            // A prefix in canonical form has a star at its end, which operators need not write.
+            let rest = rest.trim_end_matches('*');
+            scope::SCHEMES.contains(&scheme).then_some((scheme, rest))
+        }
+        _ => None,
+    });
+    let (scheme, rest) = by_scheme.next()?;
+    Some(format!(
+        "nothing was covered; with {scheme}:// only what clients asked for by {scheme} is: //{rest} covers http and https"
+    ))
 }
 
 /// The scopes of an operator, checked and in canonical form.

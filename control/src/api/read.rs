@@ -24,6 +24,7 @@ use crate::fleet_state::series::{Key, SECONDS_KEPT, Span, TIME_KEPT};
 use crate::fleet_state::status::StatusContext;
 use crate::push::plan_view;
 use crate::push::planner::ITEMS_MAX;
+use crate::state::State;
 use crate::views;
 
 /// Events at the start of a new stream, and in a status.
@@ -91,6 +92,9 @@ pub(super) async fn fleet_in_force(Shared(state): Shared<App>) -> Json<views::Fl
 pub(super) struct SeriesQuery {
     /// Seconds to cover, 1..=2592000 (30 days); 300 by default.
     seconds: Option<u64>,
+    /// Only steps that begin at this time or later, in Unix ms: what a reader that has the earlier ones
+    /// lacks. `points` is 0 when there are none yet.
+    since: Option<u64>,
 }
 
 /// Rates over time.
@@ -99,12 +103,11 @@ pub(super) async fn series(
     Shared(state): Shared<App>,
     query: QueryResult<SeriesQuery>,
 ) -> ApiResult<views::SeriesView> {
-    let seconds = request::query(query)?
-        .seconds
-        .unwrap_or(300)
-        .clamp(1, TIME_KEPT);
+    let SeriesQuery { seconds, since } = request::query(query)?;
+    let seconds = seconds.unwrap_or(300).clamp(1, TIME_KEPT);
     let fleet = state.fleet();
-    let span = Span::before(settled_second(&fleet, now_unix_ms()), seconds);
+    let span =
+        Span::before(settled_second(&fleet, now_unix_ms()), seconds).since(since.unwrap_or(0));
     let start_unix_ms = span.first * span.step * 1000;
     // Lock the state for one line at a time, so that reports can be applied in between.
     let line = |key: Key| state.fleet_state().series.line(&key, span);
@@ -307,7 +310,6 @@ pub(super) struct ExplainQuery {
 #[utoipa::path(get, path = "/v1/explain", tag = "read", params(ExplainQuery),
     responses((status = 200, body = Object), (status = 400, body = views::ErrorBody), (status = 404, body = views::ErrorBody), (status = 503, body = views::ErrorBody)))]
 pub(super) async fn explain(Shared(state): Shared<App>, uri: Uri) -> ApiResult<serde_json::Value> {
-    let fleet = state.fleet();
     let query = uri
         .query()
         .filter(|q| q.len() <= EXPLAIN_QUERY_MAX)
@@ -316,6 +318,15 @@ pub(super) async fn explain(Shared(state): Shared<App>, uri: Uri) -> ApiResult<s
                 "ask with ?host=NAME&client=ADDRESS or ?host=NAME&resolver=ADDRESS".to_owned(),
             )
         })?;
+    ask_name_servers(&state, query).await.map(Json)
+}
+
+/// The explanation of the first name server that answers.
+pub(super) async fn ask_name_servers(
+    state: &State,
+    query: &str,
+) -> Result<serde_json::Value, ApiError> {
+    let fleet = state.fleet();
     let mut silent = Vec::new();
     for server in fleet
         .zone_name_servers
@@ -342,7 +353,7 @@ pub(super) async fn explain(Shared(state): Shared<App>, uri: Uri) -> ApiResult<s
                 .to_owned()
         };
         return match answer.status() {
-            StatusCode::OK => Ok(Json(body)),
+            StatusCode::OK => Ok(body),
             StatusCode::NOT_FOUND => Err(ApiError::NotFound(reason())),
             _ => Err(ApiError::BadRequest(reason())),
         };

@@ -284,6 +284,89 @@ async fn a_purge_that_may_not_be_what_was_meant_says_so() {
 }
 
 #[tokio::test]
+async fn an_https_url_covers_what_clients_of_that_fleet_ask_for() {
+    let ip = address();
+    // Nobody is taken for silent, however slow the machine is.
+    let plain = fleet_text(&ip, "").replace("\"200ms\"", "\"10s\"");
+    let with = |lines: &str| {
+        let listen = "listen = \"127.0.10.2:8080\"\n";
+        plain.replace(listen, &format!("{listen}{lines}\n"))
+    };
+    let proxied = plain.clone() + "\n[clients]\ntrusted_proxies = [\"10.0.0.0/8\"]\n";
+    let certificate = "\n[[certificate]]\ncert = \"c.pem\"\nkey = \"k.pem\"\n";
+    let with_tls = with("listen_tls = \"127.0.10.2:8443\"") + certificate;
+    for (text, is_widened) in [(&plain, true), (&proxied, false), (&with_tls, false)] {
+        let dir = Arc::new(tempfile::tempdir().unwrap());
+        let lab = Lab::start_with(dir, ip.clone(), text.clone()).await;
+        for node in ["ams-1", "ams-2"] {
+            lab.edge(node, 0, json!({})).await;
+        }
+        let purges = [
+            ("url", "https", 0),
+            ("url", "HTTPS", 0),
+            ("prefix", "https", 0),
+            ("url", "http", 0),
+            ("url", "https", 1),
+        ];
+        for (revision, (by, scheme, responses)) in (1..).zip(purges) {
+            let scope = json!({"by": by, "value": format!("{scheme}://www.demo.test:443/a")});
+            let request = json!({"scope": scope, "wait_ms": 15_000});
+            let purge = lab.post("/v1/purges", &lab.token.0, request);
+            let confirm = async {
+                lab.get_with(
+                    &format!(
+                        "/v1/journal?after={}&wait_ms=20000&node=ams-1",
+                        revision - 1
+                    ),
+                    KEY,
+                )
+                .await;
+                for node in ["ams-1", "ams-2"] {
+                    let folded = json!([{"revision": revision, "responses": responses, "effective_unix_ms": 5}]);
+                    lab.edge(node, revision, json!({"purges": folded})).await;
+                }
+            };
+            let (answer, ()) = tokio::join!(purge, confirm);
+            let answer = body(&answer);
+            assert_eq!(answer["complete"], true, "{answer}");
+            let covers_both = is_widened && scheme != "http";
+            let form = match covers_both {
+                true => "//www.demo.test/a".to_owned(),
+                false => format!("{}://www.demo.test/a", scheme.to_lowercase()),
+            };
+            assert_eq!(answer["scope"], json!({"by": by, "value": form}), "{text}");
+            let notes = answer["notes"].as_array().unwrap();
+            match !is_widened && responses == 0 {
+                true => assert!(
+                    notes.len() == 1
+                        && notes[0]
+                            .as_str()
+                            .unwrap()
+                            .contains("//www.demo.test/a covers http and https"),
+                    "{answer}"
+                ),
+                false => assert!(notes.is_empty(), "{answer}"),
+            }
+        }
+        // A list has each URL once.
+        let scopes = [
+            "https://www.demo.test/b",
+            "//www.demo.test/b",
+            "http://www.demo.test/b",
+        ]
+        .map(|url| json!({"by": "url", "value": url}));
+        let request = json!({"scopes": scopes, "wait_ms": 0});
+        let answer = body(&lab.post("/v1/purges", &lab.token.0, request).await);
+        assert_eq!(
+            answer["scopes_total"],
+            3 - u32::from(is_widened),
+            "{answer}"
+        );
+        lab.stop().await;
+    }
+}
+
+#[tokio::test]
 async fn a_site_s_clients_purge_that_site_alone() {
     let ip = address();
     let other = "[[site]]\nname = \"video\"\nhosts = [\"video.demo.test\"]\norigin = \"http://127.0.0.1:8000\"\n";

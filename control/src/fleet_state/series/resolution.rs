@@ -40,8 +40,47 @@ impl Span {
         }
     }
 
+    /// Those of its cells that begin at `unix_ms` or later. Step and end stay the same.
+    pub(crate) fn since(self, unix_ms: u64) -> Self {
+        let end = self.first + self.points;
+        let first = unix_ms.div_ceil(self.step * 1000).clamp(self.first, end);
+        Self {
+            first,
+            points: end - first,
+            ..self
+        }
+    }
+
     /// Numbers of the cells.
     pub(super) fn cells(self) -> std::ops::Range<u64> {
         self.first..self.first + self.points
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_span_since_a_time_keeps_its_end_and_its_step() {
+        let whole = Span::before(1000, 300);
+        for (unix_ms, first, points) in [
+            (0, 700, 300),
+            (700_000, 700, 300),
+            (990_000, 990, 10),
+            (989_001, 990, 10),
+            (1_000_000, 1000, 0),
+            (u64::MAX, 1000, 0),
+        ] {
+            let part = whole.since(unix_ms);
+            assert_eq!(
+                (part.step, part.first, part.points),
+                (1, first, points),
+                "{unix_ms}"
+            );
+        }
+        let day = Span::before(90_000, 86_400);
+        let newest = day.since(89_940_000);
+        assert_eq!((newest.step, newest.points), (60, 1));
     }
 }
