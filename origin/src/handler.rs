@@ -12,7 +12,7 @@ use http::header::{
     CACHE_CONTROL, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, DATE, LOCATION,
     VARY,
 };
-use http::{HeaderMap, Method, Request, Response, StatusCode, Uri};
+use http::{HeaderMap, HeaderName, Method, Request, Response, StatusCode, Uri};
 use nearcast_fleet::config::OriginRule;
 use nearcast_http_rules::range::{ByteRange, ContentRange};
 
@@ -28,6 +28,9 @@ use crate::rules;
 const TARGET_BYTES_MAX: usize = 8 * 1024;
 /// How long caches may serve an error.
 const ERROR_CACHE_CONTROL: &str = "max-age=2";
+
+/// Resource Timing, section 4.5.
+const TIMING_ALLOW_ORIGIN: HeaderName = HeaderName::from_static("timing-allow-origin");
 
 /// What every request is answered from.
 #[derive(Debug)]
@@ -192,6 +195,8 @@ impl Handler {
                 ACCESS_CONTROL_EXPOSE_HEADERS,
                 "Age, Cache-Status, Content-Range",
             );
+            // Sizes and protocols of transfers in a page's performance entries.
+            put(fields, TIMING_ALLOW_ORIGIN, "*");
         }
     }
 

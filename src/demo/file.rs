@@ -110,10 +110,24 @@ pub(super) fn text(now: Timestamp, speed: f64) -> String {
         .replace("@ANCHOR_REAL@", &real.to_string())
         .replace("@ANCHOR_FLEET@", &evening(real).to_string())
         .replace("@DNS@", &DNS.to_string())
+        .replace("@ORIGINS@", &origins_text())
         .replace(
             "@CLUSTERS@",
             &CLUSTERS.each_ref().map(cluster_text).concat(),
         )
+}
+
+/// The web origins of the demo's pages: the edges by their addresses, and the sites by their names.
+fn origins_text() -> String {
+    let edges = (CLUSTERS.iter())
+        .flat_map(|place| (1..=EDGES_PER_CLUSTER).map(|number| place.edge(number).to_string()));
+    let names = ["www.demo.test", "video.demo.test"].map(str::to_owned);
+    edges
+        .chain(names)
+        .map(|host| {
+            format!("  \"http://{host}:{EDGE_PORT}\", \"https://{host}:{EDGE_TLS_PORT}\",\n")
+        })
+        .collect()
 }
 
 fn cluster_text(place: &DemoCluster) -> String {
@@ -172,6 +186,8 @@ mod tests {
             let fleet = nearcast_fleet::file::parse_with(&text, Path::new("/demo"), key)
                 .unwrap_or_else(|mistakes| panic!("{date}: {mistakes:?}\n{text}"));
             assert_eq!(fleet.clusters.len(), 3);
+            let origins = fleet.control.as_ref().map(|c| c.steering_origins.len());
+            assert_eq!(origins, Some(16), "{date}");
             let nodes = fleet.clusters.iter().flat_map(|c| &c.nodes);
             assert!(nodes.into_iter().all(|n| n.listen_tls.len() == 1), "{date}");
             let names: Vec<_> = (fleet.tls.certificates.iter())

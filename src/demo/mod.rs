@@ -342,6 +342,9 @@ async fn wait_steered() {
     }
 }
 
+/// Columns of a terminal that the text fits, as far as the paths in it are short.
+const BANNER_COLUMNS: usize = 80;
+
 /// Text that suggests commands to try; each can be copied as it is.
 fn banner(
     took: Duration,
@@ -363,46 +366,62 @@ fn banner(
     let digs: String = CLUSTERS
         .iter()
         .map(|p| {
+            let place = format!("{} -> {}", p.region, p.label);
             format!(
-                "    dig @{} -p {} www.demo.test +short +subnet={:<16} # {} -> {}\n",
+                "    # {place}\n    dig @{} -p {} www.demo.test +short +subnet={}\n",
                 file::DNS.ip(),
                 file::DNS.port(),
                 p.clients,
-                p.region,
-                p.label
             )
         })
         .collect();
     let victim = format!("{}-2", ams.name);
     let kill = pid(&victim).map_or_else(String::new, |pid| {
-        format!("  Kill an edge, then ask dig again: it is out of the answers within two seconds:\n    kill -9 {pid:<52} # {victim}\n")
+        format!(
+            "  Kill an edge, then ask dig again: it is out of the answers within two seconds:\n    \
+             kill -9 {pid}  # {victim}\n"
+        )
     });
-    let watch = format!("http://{first}:{port}/watch");
     let tls_port = file::EDGE_TLS_PORT;
     let root = dir.join(certificates::DIRECTORY).join(certificates::ROOT);
     let root = root.display();
     let log = dir.join(format!("{}-1", nyc.name)).join("access.log");
     let log = log.display();
-    format!(
-        "\nA CDN of {} clusters runs on this machine, ready after {:.1} s. A day of it takes {}. Ctrl-C ends it.\n\n\
-         \x20 Console  {}\n  Player   {watch}\n           https://{first}:{tls_port}/watch, for a browser that trusts {root}\n\nTry, in another terminal:\n\
-         \x20 DNS steers each client to its place:\n{digs}\
-         \x20 A miss, then a hit (see Cache-Status):\n\
-         \x20   curl -sD - -o /dev/null --resolve www.demo.test:{port}:{other} 'http://www.demo.test:{port}/about.html?first'\n\
-         \x20 The same by HTTPS and HTTP/2, with a certificate of the demo's own authority:\n\
-         \x20   curl -sD - -o /dev/null --cacert {root} --resolve www.demo.test:{tls_port}:{other} 'https://www.demo.test:{tls_port}/about.html?first'\n\
-         \x20 Why that cluster?\n    {this} explain www.demo.test --client 203.0.113.9{fleet}\n\
-         \x20 Forget a site everywhere, and see how long that takes:\n    {this} purge --site www{fleet}\n\
-         \x20 What would be pushed tonight? Push it now:\n    {this} plan{fleet}\n    {this} push --now{fleet}\n\
-         \x20 Who asked for what, and how one of the requests was answered:\n    tail -n 1 {log}\n    {this} trace \"$(tail -n 1 {log} | sed 's/.*\"request_id\":\"\\([^\"]*\\).*/\\1/')\"{fleet}\n\
-         {kill}\
-         \x20 All nodes at a glance:\n    {this} status{fleet}\n\n\
-         Files: {} (nearcast.toml, certificates/, logs/)\n\n",
+    let about = format!(
+        "A CDN of {} clusters runs on this machine, ready after {:.1} s. A day of it takes {}.",
         CLUSTERS.len(),
         took.as_secs_f64(),
         crate::text::span_ms(day.as_millis() as u64),
-        file::CONSOLE_URL,
+    );
+    let about = crate::text::wrapped(&about, crate::text::terminal_width().min(BANNER_COLUMNS));
+    format!(
+        "\n{about}Ctrl-C ends it.\n\n\
+         \x20 Console  {console}\n\
+         \x20 Player   http://{first}:{port}/watch\n\
+         \x20          https://{first}:{tls_port}/watch, for a browser that trusts\n\
+         \x20          {root}\n\n\
+         Try, in another terminal:\n\
+         \x20 DNS steers each client to its place:\n{digs}\
+         \x20 A miss, then a hit (see Cache-Status):\n\
+         \x20   curl -sD - -o /dev/null --resolve www.demo.test:{port}:{other} \\\n\
+         \x20     'http://www.demo.test:{port}/about.html?first'\n\
+         \x20 The same by HTTPS and HTTP/2, with a certificate of the demo's own authority:\n\
+         \x20   curl -sD - -o /dev/null --cacert {root} \\\n\
+         \x20     --resolve www.demo.test:{tls_port}:{other} \\\n\
+         \x20     'https://www.demo.test:{tls_port}/about.html?first'\n\
+         \x20 Why that cluster?\n    {this} explain www.demo.test --client 203.0.113.9{fleet}\n\
+         \x20 Forget a site everywhere, and see how long that takes:\n    {this} purge --site www{fleet}\n\
+         \x20 What would be pushed tonight? Push it now:\n    {this} plan{fleet}\n    {this} push --now{fleet}\n\
+         \x20 Who asked for what, and how one of the requests was answered:\n\
+         \x20   tail -n 1 {log}\n\
+         \x20   {this} trace{fleet} \"$(tail -n 1 \\\n\
+         \x20     {log} \\\n\
+         \x20     | sed 's/.*\"request_id\":\"\\([^\"]*\\).*/\\1/')\"\n\
+         {kill}\
+         \x20 All nodes at a glance:\n    {this} status{fleet}\n\n\
+         Files: {} (nearcast.toml, certificates/, logs/)\n\n",
         dir.display(),
+        console = file::CONSOLE_URL,
     )
 }
 

@@ -1,4 +1,4 @@
-//! `nearcast traffic`: synthetic clients in three regions that resolve through the fleet's name
+//! `nearcast traffic`: synthetic clients in the large cities of the world that resolve through the fleet's name
 //! servers and fetch from the edges they are given.
 //!
 //! `plan` makes the sessions; `dns` and `fetch` carry out a client's requests; `tally` counts.
@@ -21,13 +21,14 @@ use indicatif::{ProgressBar, ProgressStyle};
 use nearcast_fleet::clock::unix_seconds;
 use nearcast_fleet::config::Fleet;
 use nearcast_fleet::failure::{Failure, FailureKind};
+use nearcast_gslb_dns::places::DEMO_PLACES;
 use nearcast_net::shutdown::{self, Shutdown};
 use parking_lot::Mutex;
 use tokio::sync::Semaphore;
 
 use self::catalogue::{Catalogue, Ladder, Title};
 use self::fetch::{ClientState, Fetcher};
-use self::plan::{CLIENTS_PER_REGION, Planner, Region, Session};
+use self::plan::{CLIENTS_PER_PLACE, Place, Planner, Session};
 use self::tally::Tally;
 use crate::cli::TrafficArgs;
 use crate::{find, signals};
@@ -40,13 +41,6 @@ const CATALOGUE_WAIT: Duration = Duration::from_secs(20);
 const CATALOGUE_EVERY: Duration = Duration::from_millis(250);
 /// How long requests under way may go on at the end.
 const FINISH_MAX: Duration = Duration::from_secs(3);
-
-/// The regions: client prefix, and the time zone of their day.
-const REGIONS: [(&str, [u8; 3], &str); 3] = [
-    ("Europe", [198, 51, 100], "Europe/Amsterdam"),
-    ("Americas", [203, 0, 113], "America/New_York"),
-    ("Asia", [192, 0, 2], "Asia/Singapore"),
-];
 
 /// The state that sessions share.
 struct World {
@@ -71,14 +65,19 @@ pub(crate) async fn run(arguments: TrafficArgs, with_parent: bool) -> Result<(),
         () = asked(shutdown.clone()) => return Ok(()),
     };
     let start = SystemTime::now();
-    let regions = REGIONS.map(|(name, prefix, zone)| Region {
-        name,
-        prefix,
-        utc_offset: utc_offset(zone, fleet.clock.at(start)),
-    });
+    let fleet_now = fleet.clock.at(start);
+    let places: Vec<Place> = (DEMO_PLACES.iter())
+        .map(|place| Place {
+            city: place.city,
+            network: place.network,
+            people: f64::from(place.million_people),
+            taste: place.region as u64,
+            utc_offset: utc_offset(place.time_zone, fleet_now),
+        })
+        .collect();
     let planner = Planner::new(
         arguments.seed,
-        &regions,
+        &places,
         catalogue,
         arguments.rate,
         fleet.clock,
@@ -205,20 +204,17 @@ impl World {
                 }
             }
         }
-        let clients = REGIONS.map(|(name, prefix, _)| {
-            let region = Region {
-                name,
-                prefix,
-                utc_offset: 0.0,
-            };
-            (0..CLIENTS_PER_REGION)
-                .map(|c| ClientState::new(plan::client_address(&region, c)))
-                .collect()
-        });
+        let clients = (DEMO_PLACES.iter())
+            .map(|place| {
+                (0..CLIENTS_PER_PLACE)
+                    .map(|c| ClientState::new(plan::client_address(place.network, c)))
+                    .collect()
+            })
+            .collect();
         let fetcher = Fetcher::new(name_servers, ports);
         Ok(Self {
             fetcher,
-            clients: Vec::from(clients),
+            clients,
             page_host,
             video_host,
             cluster_of,
@@ -235,7 +231,7 @@ impl World {
     async fn play(&self, session: Session) {
         let Some(client) = self
             .clients
-            .get(session.region)
+            .get(session.place)
             .and_then(|clients| clients.get(session.client))
         else {
             return;
@@ -369,7 +365,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn regions_have_their_own_time() {
+    fn places_have_their_own_time() {
         // 2026-06-01 and 2026-01-08, both at midnight UTC.
         let table = [
             ("Europe/Amsterdam", 2.0, 1.0),
@@ -380,10 +376,5 @@ mod tests {
             assert_eq!(utc_offset(zone, 1_780_272_000.0), summer * 3600.0, "{zone}");
             assert_eq!(utc_offset(zone, 1_767_830_400.0), winter * 3600.0, "{zone}");
         }
-        assert!(
-            REGIONS
-                .iter()
-                .all(|(_, _, zone)| jiff::tz::TimeZone::get(zone).is_ok())
-        );
     }
 }

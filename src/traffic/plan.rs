@@ -10,11 +10,11 @@ use nearcast_fleet::random::Random;
 use super::catalogue::Catalogue;
 use super::zipf::Zipf;
 
-/// Clients in each region.
-pub(super) const CLIENTS_PER_REGION: usize = 60;
+/// Clients in each place: few, since they take turns, and each keeps its own answers of DNS.
+pub(super) const CLIENTS_PER_PLACE: usize = 4;
 /// How unequal titles are (the exponent of Zipf's law).
 const POPULARITY_EXPONENT: f64 = 0.9;
-/// How far, in ranks, a region's taste may move a title.
+/// How far, in ranks, a taste may move a title.
 const TASTE_RANKS: f64 = 6.0;
 /// Share of sessions that watch a video; the others look at pages.
 const WATCHING: f64 = 0.55;
@@ -35,13 +35,17 @@ const DAY: [f64; 24] = [
     1.14, 1.30, 1.54, 1.86, 2.14, 2.18, 1.82, 1.28,
 ];
 
-/// A part of the world with clients.
+/// A place with clients.
 #[derive(Debug, Clone, PartialEq)]
-pub(super) struct Region {
-    /// Its name in the output.
-    pub(super) name: &'static str,
-    /// The first three bytes of its clients' addresses.
-    pub(super) prefix: [u8; 3],
+pub(super) struct Place {
+    /// Its name.
+    pub(super) city: &'static str,
+    /// The network of its clients, a /24.
+    pub(super) network: Ipv4Addr,
+    /// How many people live there, in proportion to other places.
+    pub(super) people: f64,
+    /// Places with the same number like the same titles.
+    pub(super) taste: u64,
     /// Local time minus UTC, in seconds.
     pub(super) utc_offset: f64,
 }
@@ -51,9 +55,9 @@ pub(super) struct Region {
 pub(super) struct Session {
     /// When it begins, in seconds after the start.
     pub(super) at: f64,
-    /// Index of the region.
-    pub(super) region: usize,
-    /// Index of the client in its region.
+    /// Index of the place.
+    pub(super) place: usize,
+    /// Index of the client in its place.
     pub(super) client: usize,
     /// Its requests, in order.
     pub(super) steps: Vec<Step>,
@@ -73,19 +77,19 @@ pub(super) struct Step {
 /// An endless sequence of sessions in the order in which they begin.
 #[derive(Debug)]
 pub(super) struct Planner {
-    regions: Vec<Lane>,
+    lanes: Vec<Lane>,
     catalogue: Catalogue,
     zipf: Zipf,
     clock: FleetClock,
     start_unix: f64,
-    /// Sessions a second in a region at the day's mean.
-    session_rate: f64,
 }
 
-/// One region's own sequence.
+/// One place's own sequence.
 #[derive(Debug)]
 struct Lane {
-    region: Region,
+    place: Place,
+    /// Sessions a second at the day's mean.
+    session_rate: f64,
     random: Random,
     /// Titles by popularity here.
     taste: Vec<usize>,
@@ -93,8 +97,8 @@ struct Lane {
 }
 
 /// The address of a client.
-pub(super) fn client_address(region: &Region, client: usize) -> Ipv4Addr {
-    let [a, b, c] = region.prefix;
+pub(super) fn client_address(network: Ipv4Addr, client: usize) -> Ipv4Addr {
+    let [a, b, c, _] = network.octets();
     // 4 apart and never .0 or .255.
     Ipv4Addr::new(a, b, c, (1 + client * 4 % 253) as u8)
 }
@@ -108,10 +112,11 @@ pub(super) fn day_curve(hour: f64) -> f64 {
 }
 
 impl Planner {
-    /// Sessions that make `rate` requests a second on the day's average, from `start_unix` on.
+    /// Sessions that make `rate` requests a second on the day's average, from `start_unix` on. Each
+    /// place has its people's share of them, and more in its evening than in its night.
     pub(super) fn new(
         seed: u64,
-        regions: &[Region],
+        places: &[Place],
         catalogue: Catalogue,
         rate: f64,
         clock: FleetClock,
@@ -119,55 +124,54 @@ impl Planner {
     ) -> Self {
         let titles = catalogue.titles.len();
         let zipf = Zipf::new(titles, POPULARITY_EXPONENT);
-        let lanes = regions.iter().enumerate().map(|(i, region)| Lane {
-            region: region.clone(),
+        let people: f64 = places.iter().map(|p| p.people).sum();
+        let lanes = places.iter().enumerate().map(|(i, place)| Lane {
+            place: place.clone(),
+            session_rate: place.people / people.max(f64::MIN_POSITIVE),
             random: Random::new(seed.wrapping_mul(1009).wrapping_add(i as u64)),
             taste: taste(
                 titles,
-                &mut Random::new(seed.wrapping_mul(31).wrapping_add(i as u64)),
+                &mut Random::new(seed.wrapping_mul(31).wrapping_add(place.taste)),
             ),
             next_at: 0.0,
         });
         let mut planner = Self {
-            regions: lanes.collect(),
+            lanes: lanes.collect(),
             catalogue,
             zipf,
             clock,
             start_unix,
-            session_rate: 1.0,
         };
-        planner.session_rate = rate / regions.len().max(1) as f64 / planner.steps_mean(seed);
-        for lane in 0..planner.regions.len() {
-            planner.regions[lane].next_at = planner.arrival_after(lane, 0.0);
+        let sessions = rate / planner.steps_mean(seed);
+        for lane in 0..planner.lanes.len() {
+            planner.lanes[lane].session_rate *= sessions;
+            planner.lanes[lane].next_at = planner.arrival_after(lane, 0.0);
         }
         planner
     }
 
     /// The next session.
     pub(super) fn next(&mut self) -> Option<Session> {
-        let lane = (0..self.regions.len()).min_by(|a, b| {
-            self.regions[*a]
-                .next_at
-                .total_cmp(&self.regions[*b].next_at)
-        })?;
-        let at = self.regions[lane].next_at;
-        let mut random = self.regions[lane].random.clone();
-        let client = random.below(CLIENTS_PER_REGION);
+        let lane = (0..self.lanes.len())
+            .min_by(|a, b| self.lanes[*a].next_at.total_cmp(&self.lanes[*b].next_at))?;
+        let at = self.lanes[lane].next_at;
+        let mut random = self.lanes[lane].random.clone();
+        let client = random.below(CLIENTS_PER_PLACE);
         let steps = self.steps(lane, &mut random);
-        self.regions[lane].random = random;
-        self.regions[lane].next_at = self.arrival_after(lane, at);
+        self.lanes[lane].random = random;
+        self.lanes[lane].next_at = self.arrival_after(lane, at);
         Some(Session {
             at,
-            region: lane,
+            place: lane,
             client,
             steps,
         })
     }
 
-    /// Local hour in a region, that long after the start.
+    /// Local hour in a place, that long after the start.
     pub(super) fn local_hour(&self, lane: usize, at: f64) -> f64 {
         let fleet =
-            self.clock.fleet_seconds(self.start_unix + at) + self.regions[lane].region.utc_offset;
+            self.clock.fleet_seconds(self.start_unix + at) + self.lanes[lane].place.utc_offset;
         (fleet / 3600.0).rem_euclid(24.0)
     }
 
@@ -175,18 +179,17 @@ impl Planner {
     fn arrival_after(&mut self, lane: usize, mut at: f64) -> f64 {
         let peak = DAY.iter().copied().fold(0.0, f64::max);
         loop {
-            at += self.regions[lane]
-                .random
-                .until_next(self.session_rate * peak);
+            let busiest = self.lanes[lane].session_rate * peak;
+            at += self.lanes[lane].random.until_next(busiest);
             let share = day_curve(self.local_hour(lane, at)) / peak;
-            if self.regions[lane].random.chance(share) {
+            if self.lanes[lane].random.chance(share) {
                 return at;
             }
         }
     }
 
     fn steps(&self, lane: usize, random: &mut Random) -> Vec<Step> {
-        let title = &self.catalogue.titles[self.regions[lane].taste[self.zipf.draw(random)]];
+        let title = &self.catalogue.titles[self.lanes[lane].taste[self.zipf.draw(random)]];
         if random.chance(WATCHING) {
             self.watch(title, random)
         } else {
@@ -255,7 +258,7 @@ impl Planner {
             .map(|p| page(p.clone()))
             .collect();
         for _ in 0..3 + random.below(4) {
-            let title = &self.catalogue.titles[self.regions[lane].taste[self.zipf.draw(random)]];
+            let title = &self.catalogue.titles[self.lanes[lane].taste[self.zipf.draw(random)]];
             if !title.poster.is_empty() && !steps.iter().any(|s| s.path == title.poster) {
                 steps.push(page(title.poster.clone()));
             }
@@ -275,7 +278,7 @@ impl Planner {
         let mut random = Random::new(seed);
         let sample = 2000;
         let all: usize = (0..sample)
-            .map(|i| self.steps(i % self.regions.len(), &mut random).len())
+            .map(|i| self.steps(i % self.lanes.len(), &mut random).len())
             .sum();
         (all as f64 / sample as f64).max(1.0)
     }
@@ -302,7 +305,7 @@ fn media(manifest: &str, name: &str, after: f64) -> Step {
     }
 }
 
-/// A region's order of titles: the common one with each title moved by up to some ranks.
+/// A taste's order of titles: the common one with each title moved by up to some ranks.
 fn taste(titles: usize, random: &mut Random) -> Vec<usize> {
     let mut scored: Vec<(f64, usize)> = (0..titles)
         .map(|t| (t as f64 + random.unit() * TASTE_RANKS, t))
@@ -318,20 +321,26 @@ mod tests {
     use super::*;
     use crate::traffic::catalogue::tests::example;
 
-    const REGIONS: [Region; 3] = [
-        Region {
-            name: "Europe",
-            prefix: [198, 51, 100],
+    const PLACES: [Place; 3] = [
+        Place {
+            city: "Amsterdam",
+            network: Ipv4Addr::new(198, 51, 100, 0),
+            people: 2.0,
+            taste: 0,
             utc_offset: 3600.0,
         },
-        Region {
-            name: "Americas",
-            prefix: [203, 0, 113],
+        Place {
+            city: "New York",
+            network: Ipv4Addr::new(203, 0, 113, 0),
+            people: 3.0,
+            taste: 1,
             utc_offset: -18_000.0,
         },
-        Region {
-            name: "Asia",
-            prefix: [192, 0, 2],
+        Place {
+            city: "Singapore",
+            network: Ipv4Addr::new(192, 0, 2, 0),
+            people: 1.0,
+            taste: 2,
             utc_offset: 28_800.0,
         },
     ];
@@ -342,7 +351,7 @@ mod tests {
     };
 
     fn sessions(seed: u64, rate: f64, seconds: f64) -> Vec<Session> {
-        let mut planner = Planner::new(seed, &REGIONS, example(), rate, FAST, 0.0);
+        let mut planner = Planner::new(seed, &PLACES, example(), rate, FAST, 0.0);
         std::iter::from_fn(|| planner.next())
             .take_while(|s| s.at < seconds)
             .collect()
@@ -362,19 +371,60 @@ mod tests {
         let rate = requests as f64 / day;
         assert!((rate - 60.0).abs() < 6.0, "{rate}");
         assert!(sessions.windows(2).all(|w| w[0].at <= w[1].at), "in order");
-        let planner = Planner::new(3, &REGIONS, example(), 60.0, FAST, 0.0);
-        for (lane, region) in REGIONS.iter().enumerate() {
+        let planner = Planner::new(3, &PLACES, example(), 60.0, FAST, 0.0);
+        for (lane, place) in PLACES.iter().enumerate() {
             let between = |from: f64, to: f64| {
-                let here = sessions.iter().filter(|s| s.region == lane);
+                let here = sessions.iter().filter(|s| s.place == lane);
                 here.filter(|s| (from..to).contains(&planner.local_hour(lane, s.at)))
                     .count()
             };
             assert!(
                 between(19.0, 22.0) > 4 * between(3.0, 6.0),
                 "{}: {} {}",
-                region.name,
+                place.city,
                 between(19.0, 22.0),
                 between(3.0, 6.0)
+            );
+        }
+    }
+
+    #[test]
+    fn each_place_has_its_people_s_share_of_the_sessions() {
+        let sessions = sessions(4, 200.0, 240.0);
+        let people: f64 = PLACES.iter().map(|p| p.people).sum();
+        for (lane, place) in PLACES.iter().enumerate() {
+            let here = sessions.iter().filter(|s| s.place == lane).count() as f64;
+            let expected = sessions.len() as f64 * place.people / people;
+            assert!(
+                (here - expected).abs() < 5.0 * expected.sqrt(),
+                "{}: {here} of {expected}",
+                place.city
+            );
+        }
+    }
+
+    #[test]
+    fn at_each_hour_the_evening_s_places_are_busier_than_the_night_s() {
+        // Equal people, one place in each hour of the day, and a clock that stands still.
+        let still = FleetClock { speed: 0.0, ..FAST };
+        let places: Vec<Place> = (0..24)
+            .map(|hour| Place {
+                utc_offset: f64::from(hour) * 3600.0,
+                people: 1.0,
+                ..PLACES[0].clone()
+            })
+            .collect();
+        let mut planner = Planner::new(6, &places, example(), 400.0, still, 0.0);
+        let mut counts = [0.0; 24];
+        for session in std::iter::from_fn(|| planner.next()).take_while(|s| s.at < 200.0) {
+            counts[session.place] += 1.0;
+        }
+        let mean = counts.iter().sum::<f64>() / 24.0;
+        for (hour, count) in counts.iter().enumerate() {
+            let expected = mean * day_curve(hour as f64);
+            assert!(
+                (count - expected).abs() < 5.0 * expected.sqrt() + 1.0,
+                "hour {hour}: {count} of {expected}"
             );
         }
     }
@@ -390,19 +440,19 @@ mod tests {
 
     #[test]
     fn popular_titles_are_asked_for_most_and_tastes_differ() {
-        let mut by_region: [BTreeMap<String, usize>; 3] = Default::default();
+        let mut by_place: [BTreeMap<String, usize>; 3] = Default::default();
         for session in sessions(5, 200.0, 240.0) {
             for step in session
                 .steps
                 .iter()
                 .filter(|s| s.path.ends_with("master.m3u8"))
             {
-                *by_region[session.region]
+                *by_place[session.place]
                     .entry(step.path.clone())
                     .or_default() += 1;
             }
         }
-        let orders: BTreeSet<Vec<String>> = by_region
+        let orders: BTreeSet<Vec<String>> = by_place
             .iter()
             .map(|counts| {
                 let mut order: Vec<_> = counts.iter().collect();
@@ -453,11 +503,11 @@ mod tests {
     }
 
     #[test]
-    fn clients_have_addresses_of_their_region() {
-        let all: BTreeSet<Ipv4Addr> = (0..CLIENTS_PER_REGION)
-            .map(|c| client_address(&REGIONS[1], c))
+    fn clients_have_addresses_of_their_place() {
+        let all: BTreeSet<Ipv4Addr> = (0..CLIENTS_PER_PLACE)
+            .map(|c| client_address(PLACES[1].network, c))
             .collect();
-        assert_eq!(all.len(), CLIENTS_PER_REGION);
+        assert_eq!(all.len(), CLIENTS_PER_PLACE);
         assert!(
             all.iter()
                 .all(|a| a.octets()[..3] == [203, 0, 113] && !matches!(a.octets()[3], 0 | 255))
