@@ -617,7 +617,7 @@ pub(crate) struct DemoArgs {
 
 #[derive(Debug, Args)]
 #[command(
-    after_help = "Examples:\n  nearcast traffic\n  nearcast traffic --rate 200 --duration 30s\n  nearcast traffic --duration 10s --seed 7 --json | jq .hit_ratio\n\nClients live in 198.51.100.0/24 (Europe), 203.0.113.0/24 (Americas) and 192.0.2.0/24 (Asia). They follow the day of\ntheir region on the fleet's clock, prefer popular titles, and watch in fast motion."
+    after_help = "Examples:\n  nearcast traffic\n  nearcast traffic --rate 200 --duration 30s\n  nearcast traffic --duration 10s --seed 7 --json | jq .hit_ratio\n\nClients live in 82 large cities, each with a network of its own: Amsterdam (198.51.100.0/24), New York (203.0.113.0/24),\nSingapore (192.0.2.0/24), and parts of 198.18.0.0/15. A city has clients by its people, and they follow its day on the\nfleet's clock, prefer popular titles, and watch in fast motion."
 )]
 pub(crate) struct TrafficArgs {
     /// Requests a second, on the day's average
@@ -848,9 +848,12 @@ mod tests {
         };
         let all: BTreeSet<String> = command.get_subcommands().flat_map(of).collect();
         let (mut flags_seen, mut commands_seen) = (0, 0);
+        let mut continues_other = false;
         for (file, line) in literals() {
-            // Commands of other programs have flags of their own.
-            for flag in flags(&line).into_iter().filter(|_| !line.contains("curl ")) {
+            // Commands of other programs have flags of their own, also on the lines that continue them.
+            let is_other = continues_other || line.contains("curl ");
+            continues_other = is_other && line.ends_with(r"\\\n\");
+            for flag in flags(&line).into_iter().filter(|_| !is_other) {
                 assert!(
                     all.contains(flag),
                     "{file} names --{flag}, which no command has: {line}"

@@ -7,10 +7,11 @@
 #![allow(clippy::print_stderr, reason = "printing is what a command line does")]
 
 /// Prints to stdout as `print!` does, and ignores a closed pipe (`| head`) instead of panicking.
+/// Colours reach a terminal only, and none where `NO_COLOR` is set.
 macro_rules! out {
     ($($words:tt)*) => {{
         use std::io::Write as _;
-        let _ = write!(std::io::stdout(), $($words)*);
+        let _ = write!(anstream::stdout(), $($words)*);
     }};
 }
 
@@ -18,7 +19,7 @@ macro_rules! out {
 macro_rules! outln {
     ($($words:tt)*) => {{
         use std::io::Write as _;
-        let _ = writeln!(std::io::stdout(), $($words)*);
+        let _ = writeln!(anstream::stdout(), $($words)*);
     }};
 }
 
@@ -50,18 +51,19 @@ fn main() -> ExitCode {
         Ok(matches) => matches,
         Err(error) => return refused_arguments(&error),
     };
+    let is_json = is_json(&matches);
     let cli = match Cli::from_arg_matches(&matches) {
         Ok(cli) => cli,
         Err(error) => return refused_arguments(&error),
     };
     if let Err(failure) = start_log(cli.log.as_deref(), cli.command.is_role()) {
-        return failed(&failure);
+        return failed(&failure, is_json);
     }
     // Fails only when a provider is installed already, which serves as well.
     let _ = rustls::crypto::ring::default_provider().install_default();
     match run(cli) {
         Ok(()) => ExitCode::SUCCESS,
-        Err(failure) => failed(&failure),
+        Err(failure) => failed(&failure, is_json),
     }
 }
 
@@ -153,19 +155,46 @@ fn start_log(asked: Option<&str>, is_role: bool) -> Result<(), Failure> {
     Ok(())
 }
 
-fn failed(failure: &Failure) -> ExitCode {
+/// Whether the command was asked to print JSON.
+fn is_json(matches: &clap::ArgMatches) -> bool {
+    matches.subcommand().is_some_and(|(_, command)| {
+        command.try_get_one::<bool>("json").ok().flatten() == Some(&true)
+    })
+}
+
+/// Says on stderr what went wrong; as JSON to who asked for JSON, so that what stdout has stays one
+/// document.
+fn failed(failure: &Failure, is_json: bool) -> ExitCode {
+    if is_json {
+        let error = serde_json::json!({
+            "code": failure.kind.as_str(),
+            "message": failure.message,
+            "exit_code": failure.kind.exit_code(),
+        });
+        eprintln!("{}", serde_json::json!({ "error": error }));
+        return ExitCode::from(failure.kind.exit_code());
+    }
     // Mistakes in a file come one a line, as FILE:LINE:COLUMN, which editors know how to follow.
     let prefix = if failure.message.contains('\n') {
         ""
     } else {
         "nearcast: "
     };
-    eprintln!("{prefix}{}", failure.message);
+    let words = format!("{prefix}{}", failure.message);
+    eprint!(
+        "{}",
+        text::wrapped(&words, text::terminal_width_of(std::io::stderr()))
+    );
     ExitCode::from(failure.kind.exit_code())
 }
 
 fn refused_arguments(error: &clap::Error) -> ExitCode {
     let asked_for_it = !error.use_stderr();
+    if !asked_for_it && std::env::args().any(|argument| argument == "--json") {
+        let message = error.to_string();
+        let message = message.trim_start_matches("error: ").trim_end();
+        return failed(&Failure::new(FailureKind::Usage, message), true);
+    }
     // Nothing can be done when the terminal is gone.
     let _ = error.print();
     if asked_for_it {

@@ -18,6 +18,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use nearcast_fleet::config::Fleet;
 use nearcast_fleet::failure::{Failure, FailureKind};
 use nearcast_fleet::file::{self, KeySource};
+use nearcast_origin::demo::PageSteering;
 
 use crate::cli::{Command, NodeArgs};
 use crate::{find, kernel, roles};
@@ -196,6 +197,8 @@ struct Needs {
     served: Vec<PathBuf>,
     /// Directories that the role writes; missing ones are made.
     filled: Vec<PathBuf>,
+    /// For the demo's content in such a directory.
+    steering: PageSteering,
     /// The user that the configuration names, and where it does.
     user: Option<String>,
 }
@@ -388,6 +391,7 @@ fn needs(command: &Command) -> Option<Needs> {
         files: Vec::new(),
         served: Vec::new(),
         filled: Vec::new(),
+        steering: PageSteering::default(),
         user: None,
     };
     let certificates = || std::env::var_os("SSL_CERT_FILE").map(PathBuf::from);
@@ -484,7 +488,8 @@ fn of_fleet(arguments: &NodeArgs, kind: Kind, mut needs: Needs) -> Option<Needs>
                 .find(|o| o.name == name)
                 .map(|o| o.root.clone());
             if demo_content {
-                needs.filled.extend(root)
+                needs.filled.extend(root);
+                needs.steering = PageSteering::of(&fleet);
             } else {
                 needs.served.extend(root)
             }
@@ -560,7 +565,9 @@ fn prepare_directories(
                 make_with_mode(path, 0o755, account, made).map_err(|e| cannot_make(path, &e))?;
             }
             // What root's own directory lacks, root writes; the role finds it there.
-            Ok(about) if about.is_dir() && about.uid() == 0 => roles::write_demo_content(path)?,
+            Ok(about) if about.is_dir() && about.uid() == 0 => {
+                roles::write_demo_content(path, &needs.steering)?;
+            }
             _ => {}
         }
     }

@@ -13,6 +13,7 @@ use nearcast_fleet::follow::{self, NodeContext};
 use nearcast_fleet::lookup::NoSuchNode;
 use nearcast_fleet::node_key::{self, OwnKey};
 use nearcast_net::shutdown;
+use nearcast_origin::demo::PageSteering;
 use tokio::signal::unix::SignalKind;
 use tokio::sync::watch;
 
@@ -188,7 +189,7 @@ pub(crate) async fn origin(
     let (fleet, name, disk) = match (root, listen) {
         (Some(root), Some(listen)) => {
             if demo_content {
-                write_demo_content(&root)?;
+                write_demo_content(&root, &PageSteering::default())?;
             }
             (
                 file::standalone_origin(root, listen)?,
@@ -213,7 +214,7 @@ pub(crate) async fn origin(
                 .find(|o| o.name == name)
                 .filter(|_| demo_content)
             {
-                write_demo_content(&origin.root)?;
+                write_demo_content(&origin.root, &PageSteering::of(&fleet))?;
             }
             (fleet, name, Some(disk))
         }
@@ -523,8 +524,8 @@ fn reload_on_hangup(
 }
 
 /// Writes the demo's content where it is missing.
-pub(crate) fn write_demo_content(root: &Path) -> Result<(), Failure> {
-    nearcast_origin::demo::write(root).map_err(|error| {
+pub(crate) fn write_demo_content(root: &Path, steering: &PageSteering) -> Result<(), Failure> {
+    nearcast_origin::demo::write(root, steering).map_err(|error| {
         let kind = if error.kind() == std::io::ErrorKind::StorageFull {
             FailureKind::Io
         } else {

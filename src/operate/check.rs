@@ -1,9 +1,12 @@
 //! `nearcast check`.
 
+mod tls;
+
 use std::collections::BTreeSet;
 use std::collections::HashMap;
 use std::io::ErrorKind;
 use std::net::IpAddr;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 
 use nearcast_fleet::clock::now_unix_s;
@@ -108,6 +111,7 @@ pub(crate) fn warnings(fleet: &Fleet, text: &str) -> Vec<Mistake> {
     found.extend(unreachable_elsewhere(fleet, text));
     found.extend(own_certificate_warnings(fleet, text));
     found.extend(certificate_warnings(fleet, text));
+    found.extend(tls::warnings(fleet, text));
     for warning in node_key::warnings(fleet) {
         let (line, column) = place_of(text, |line| line.find("node_key"));
         let (problem, hint) = warning.split_once("; ").unwrap_or((&warning, ""));
@@ -189,6 +193,37 @@ fn unreadable_to(account: Option<&Account>, files: &CertificateFiles) -> Option<
     ))
 }
 
+/// Who cannot read the files and should, or can and should not; with a hint.
+fn access_warning(
+    account: Option<&Account>,
+    files: &CertificateFiles,
+) -> Option<(String, &'static str)> {
+    if let Some(problem) = unreadable_to(account, files) {
+        return Some((problem, UNREADABLE_HINT));
+    }
+    let about = std::fs::metadata(&files.key).ok()?;
+    (about.permissions().mode() & FOR_OTHERS != 0).then(|| {
+        let problem = format!(
+            "every user of this machine has access to the private key {}",
+            files.key.display()
+        );
+        (problem, "chmod 640, or 600 where the nodes' user owns it")
+    })
+}
+
+/// What clients object to or soon will, as the rest of a sentence about the certificate.
+fn validity_warning(identity: &Identity, now: i64) -> Option<String> {
+    let words = identity.warning(now)?;
+    let days = identity.expires_soon(now).map(|left| left / 86_400);
+    Some(match days.filter(|_| words == Identity::EXPIRES_SOON) {
+        Some(0) => "expires within a day".to_owned(),
+        Some(days) => format!("expires in {}", plural(days as usize, "day")),
+        None => words.to_owned(),
+    })
+}
+
+/// The permissions of a file for users who are neither its owner nor in its group.
+const FOR_OTHERS: u32 = 0o007;
 const UNREADABLE_HINT: &str = "let its group read the file and enter the directories above it (chgrp, chmod 640), or copy the pair; see docs/tls.md";
 
 /// What is wrong with the certificates of the nodes' own listeners and of the authority, as far as
@@ -201,12 +236,19 @@ fn own_certificate_warnings(fleet: &Fleet, text: &str) -> Vec<Mistake> {
         let (problem, hint) = match PairHere::look(files) {
             PairHere::Elsewhere => return None,
             PairHere::Broken(problem, own_hint) => (problem, own_hint.unwrap_or(hint)),
-            PairHere::Usable(identity) => match identity.warning(now) {
+            PairHere::Usable(identity) => match validity_warning(&identity, now) {
                 Some(words) => (
                     format!("{} {words}", files.cert.display()),
                     "replace it; nodes read it again by themselves",
                 ),
-                None => (unreadable_to(account.as_ref(), files)?, UNREADABLE_HINT),
+                None if identity.is_authority() => (
+                    format!(
+                        "{} is the certificate of an authority; nodes and commands refuse it",
+                        files.cert.display()
+                    ),
+                    "make one with basicConstraints CA:FALSE, or sign a certificate for the nodes with it",
+                ),
+                None => access_warning(account.as_ref(), files)?,
             },
         };
         Some((files.cert.clone(), format!("{setting}: {problem}"), hint))
@@ -255,7 +297,7 @@ fn certificate_warnings(fleet: &Fleet, text: &str) -> Vec<Mistake> {
                 ),
             )),
             PairHere::Usable(identity) => {
-                found.extend(identity.warning(now).map(|words| {
+                found.extend(validity_warning(&identity, now).map(|words| {
                     warning(
                         place,
                         format!("{} {words}", pair.cert.display()),
@@ -263,29 +305,81 @@ fn certificate_warnings(fleet: &Fleet, text: &str) -> Vec<Mistake> {
                     )
                 }));
                 found.extend(
-                    unreadable_to(account.as_ref(), pair)
-                        .map(|problem| warning(place, problem, UNREADABLE_HINT)),
+                    access_warning(account.as_ref(), pair)
+                        .map(|(problem, hint)| warning(place, problem, hint)),
                 );
                 identities.push(identity);
             }
         }
     }
     // Where a certificate is elsewhere or broken, the hosts that it covers are not known.
-    if identities.is_empty() || identities.len() < fleet.tls.certificates.len() {
-        return found;
+    if !identities.is_empty() && identities.len() == fleet.tls.certificates.len() {
+        found.extend(coverage_warnings(fleet, text, &identities));
+    }
+    found
+}
+
+/// Hosts that no certificate covers, and certificates that cover no host; `identities` are those of
+/// the fleet, in its order.
+fn coverage_warnings(fleet: &Fleet, text: &str, identities: &[Identity]) -> Vec<Mistake> {
+    let strings = Strings::new(text);
+    let is_covered = |host: &str| identities.iter().any(|identity| identity.covers(host));
+    let mut found = Vec::new();
+    for site in &fleet.sites {
+        let hosts = site.hosts.iter();
+        for host in hosts.filter(|host| *host != "*" && !is_covered(host)) {
+            let place = strings.first(host).unwrap_or(START);
+            let (problem, hint) = match site.https.redirect {
+                true => (
+                    format!(
+                        "no certificate covers {host}, and its clients are redirected to https"
+                    ),
+                    "add a certificate, or take redirect out of [site.https]",
+                ),
+                false => (
+                    format!("no certificate covers {host}"),
+                    "clients cannot reach it over https; add a certificate, or leave it if it is served over http alone",
+                ),
+            };
+            found.push(warning(place, problem, hint));
+        }
     }
 
-    let strings = Strings::new(text);
-    let hosts = fleet.sites.iter().flat_map(|site| &site.hosts);
-    let uncovered = hosts
-        .filter(|host| *host != "*" && !identities.iter().any(|identity| identity.covers(host)));
-    found.extend(uncovered.map(|host| {
-        warning(
-            strings.first(host).unwrap_or(START),
-            format!("no certificate covers {host}"),
-            "clients cannot reach it over https; add a certificate, or leave it if it is served over http alone",
-        )
-    }));
+    let default_host = fleet.tls.default_host.as_deref();
+    if let Some(host) = default_host.filter(|host| !is_covered(host)) {
+        found.push(warning(
+            place_of(text, |line| line.find("default_host")),
+            format!("tls.default_host: no certificate covers {host}"),
+            "write a host of a certificate; until then clients that name no host are refused",
+        ));
+    }
+
+    // A site with the host `*` answers for every name, and so may need every certificate.
+    let hosts = || fleet.sites.iter().flat_map(|site| &site.hosts);
+    if hosts().any(|host| host == "*") {
+        return found;
+    }
+    let steered = fleet
+        .sites
+        .iter()
+        .map(|s| format!("{}.{}", s.name, fleet.zone));
+    let asked: Vec<String> = hosts().cloned().chain(steered).collect();
+    let addresses = fleet.edges().flat_map(|(_, node)| &node.addresses);
+    let asked: Vec<String> = asked
+        .into_iter()
+        .chain(addresses.map(ToString::to_string))
+        .chain(fleet.tls.default_host.clone())
+        .collect();
+    for (pair, identity) in fleet.tls.certificates.iter().zip(identities) {
+        if !asked.iter().any(|host| identity.covers(host)) {
+            let file = pair.cert.file_name().unwrap_or_default().to_string_lossy();
+            found.push(warning(
+                place_of(text, |line| line.find(&*file)),
+                format!("{} covers no host of a site", pair.cert.display()),
+                "add its names to the hosts of a site, or take it out",
+            ));
+        }
+    }
     found
 }
 
@@ -631,9 +725,12 @@ mod tests {
 
     #[test]
     fn certificates_of_this_machine_that_cannot_be_used_are_warned_of() {
+        // The files of a test are not for another user, whom root would become.
+        let spread = SPREAD.replace("[fleet]\n", "[fleet]\nuser = \"root\"\n");
         let dir = tempfile::tempdir().expect("a directory");
         let path = |name: &str| dir.path().join(name).display().to_string();
-        let params = rcgen::CertificateParams::new(["control.test".to_owned()]);
+        let names = ["control.test", "www.cdn.test"].map(str::to_owned);
+        let params = rcgen::CertificateParams::new(names);
         let (mut params, key) = (params.expect("a name"), rcgen::KeyPair::generate());
         let key = key.expect("a key");
         let other = rcgen::KeyPair::generate().expect("a key");
@@ -641,19 +738,38 @@ mod tests {
         params.not_after = rcgen::date_time_ymd(2001, 1, 1);
         params.not_before = rcgen::date_time_ymd(2000, 1, 1);
         let old = params.self_signed(&key).expect("a certificate");
-        for (name, text) in [
-            ("good.pem", good.pem()),
-            ("old.pem", old.pem()),
-            ("key.pem", key.serialize_pem()),
-            ("other.key", other.serialize_pem()),
-            ("junk.pem", "junk".to_owned()),
+        let days = |n: u64| std::time::Duration::from_secs(86_400 * n + 3600);
+        params.not_after = (std::time::SystemTime::now() + days(3)).into();
+        let soon = params.self_signed(&key).expect("a certificate");
+        let mut params =
+            rcgen::CertificateParams::new(["control.test".to_owned()]).expect("a name");
+        params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+        let authority = params.self_signed(&key).expect("a certificate");
+        for (name, text, mode) in [
+            ("authority.pem", authority.pem(), 0o644),
+            ("good.pem", good.pem(), 0o644),
+            ("old.pem", old.pem(), 0o644),
+            ("soon.pem", soon.pem(), 0o644),
+            ("key.pem", key.serialize_pem(), 0o640),
+            ("open.key", key.serialize_pem(), 0o644),
+            ("other.key", other.serialize_pem(), 0o600),
+            ("junk.pem", "junk".to_owned(), 0o644),
         ] {
-            std::fs::write(dir.path().join(name), text).expect("written");
+            let path = dir.path().join(name);
+            std::fs::write(&path, text).expect("written");
+            std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode))
+                .expect("permitted");
         }
         for (cert, key, words) in [
             ("good.pem", "key.pem", ""),
             ("elsewhere.pem", "elsewhere.key", ""),
             ("old.pem", "key.pem", "old.pem has expired"),
+            ("soon.pem", "key.pem", "soon.pem expires in 3 days"),
+            (
+                "good.pem",
+                "open.key",
+                "every user of this machine has access",
+            ),
             ("junk.pem", "key.pem", "junk.pem has no certificate"),
             ("good.pem", "junk.pem", "junk.pem has no private key"),
             ("good.pem", "elsewhere.key", "cannot read "),
@@ -661,8 +777,8 @@ mod tests {
             ("good.pem", "other.key", "the key of another certificate"),
         ] {
             let pair = format!("cert = {:?}\nkey = {:?}\n", path(cert), path(key));
-            let of_control = SPREAD.replace("[control]\n", &format!("[control]\n{pair}"));
-            let of_sites = SPREAD.replace(
+            let of_control = spread.replace("[control]\n", &format!("[control]\n{pair}"));
+            let of_sites = spread.replace(
                 "[control]\n",
                 &format!("[[certificate]]\n{pair}[control]\n"),
             );
@@ -674,7 +790,7 @@ mod tests {
                 assert!(
                     found
                         .iter()
-                        .all(|m| m.line == 5 && m.problem.contains(words) && !m.hint.is_empty()),
+                        .all(|m| m.line == 6 && m.problem.contains(words) && !m.hint.is_empty()),
                     "{found:?}"
                 );
             }
@@ -688,6 +804,46 @@ mod tests {
             )
         };
         let hosts = "\nhosts = [\"control.test\", \"b.other.test\", \"www.test\"]\n";
+        let redirect = "[site.https]\nredirect = true\n";
+        let text = format!("{}{hosts}{redirect}{}", spread.trim_end(), pair("good.pem"));
+        let found = certificate_warnings(&fleet(&text), &text);
+        assert!(
+            found.len() == 2
+                && found.iter().all(|m| m
+                    .problem
+                    .ends_with("and its clients are redirected to https")),
+            "{found:?}"
+        );
+        // Names that nobody asks for.
+        let own = pair("good.pem") + "[tls]\ndefault_host = ";
+        for (more, line, words) in [
+            ("\"www.cdn.test\"\n", "", ""),
+            (
+                "\"else.test\"\n",
+                "default_host",
+                "no certificate covers else.test",
+            ),
+        ] {
+            let text = spread.to_owned() + &own + more;
+            let found = certificate_warnings(&fleet(&text), &text);
+            assert_eq!(found.len(), usize::from(!words.is_empty()), "{found:?}");
+            for one in found {
+                assert!(one.problem.contains(words), "{one:?}");
+                let at = text.lines().nth(one.line - 1).expect("a line");
+                assert!(at.starts_with(line), "{one:?}");
+            }
+        }
+        for (site, words) in [
+            ("name = \"www\"\nhosts = [\"*\"]", None),
+            ("name = \"shop\"", Some("good.pem covers no host of a site")),
+            ("name = \"shop\"\nhosts = [\"control.test\"]", None),
+        ] {
+            let text = spread.replace("name = \"www\"", site) + &pair("good.pem");
+            let found = certificate_warnings(&fleet(&text), &text);
+            let problem = found.first().map(|one| one.problem.as_str());
+            assert_eq!(problem.is_some(), words.is_some(), "{found:?}");
+            assert!(problem.is_none_or(|p| p.contains(words.unwrap_or_default())));
+        }
         for (pairs, expected) in [
             (pair("good.pem"), &["b.other.test", "www.test"][..]),
             (
@@ -696,7 +852,7 @@ mod tests {
             ),
             (String::new(), &[]),
         ] {
-            let text = format!("{}{hosts}{pairs}", SPREAD.trim_end());
+            let text = format!("{}{hosts}{pairs}", spread.trim_end());
             let found = certificate_warnings(&fleet(&text), &text);
             let words: Vec<_> = found.iter().map(|m| m.problem.as_str()).collect();
             let expected: Vec<_> = expected
@@ -713,8 +869,18 @@ mod tests {
                 "{found:?}"
             );
         }
+        let pair = pair("authority.pem").replace("[[certificate]]\n", "");
+        let text = SPREAD.replace("[control]\n", &format!("[control]\n{pair}"));
+        let found = own_certificate_warnings(&fleet(&text), &text);
+        assert!(
+            found.len() == 1
+                && found[0]
+                    .problem
+                    .contains("is the certificate of an authority"),
+            "{found:?}"
+        );
         let ca = format!("[fleet]\nca = {:?}\n", path("junk.pem"));
-        let text = SPREAD.replace("[fleet]\n", &ca);
+        let text = spread.replace("[fleet]\n", &ca);
         let found = own_certificate_warnings(&fleet(&text), &text);
         assert!(
             found[0].line == 2 && found[0].problem.starts_with("fleet.ca: "),

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use super::api::{Api, list, number, string};
 use super::print_json;
 use crate::cli::{DrainArgs, DrainTargetArgs};
-use crate::find;
+use crate::{find, text};
 
 /// The longest that control waits for name servers.
 const WAIT_MAX: Duration = Duration::from_secs(60);
@@ -51,7 +51,10 @@ async fn run(arguments: DrainTargetArgs, drained: bool, force: bool) -> Result<(
     if json {
         print_json(&answer);
     } else {
-        out!("{}", describe(&answer));
+        out!(
+            "{}",
+            text::wrapped(&describe(&answer), text::terminal_width())
+        );
     }
     verdict(&answer, wait)
 }

@@ -10,10 +10,13 @@ use serde_json::{Value, json};
 use super::api::{list, string};
 use super::print_json;
 use crate::cli::ExplainArgs;
+use crate::text::Table;
 use crate::{find, text};
 
 /// How long a name server may take to answer.
 const ANSWER_MAX: Duration = Duration::from_secs(5);
+/// Columns of the labels of single values.
+const LABEL_COLUMNS: usize = 13;
 
 /// Asks every name server that serves the name's zone, and shows how they differ.
 pub(crate) async fn run(arguments: ExplainArgs) -> Result<(), Failure> {
@@ -85,11 +88,12 @@ pub(crate) async fn run(arguments: ExplainArgs) -> Result<(), Failure> {
         print_json(&all);
         return Ok(());
     }
-    out!("{}", describe(&host, &first));
+    let width = text::terminal_width();
+    out!("{}", describe(&host, &first, width));
     for (name, other) in others {
         outln!(
             "\n{name} differs from {first_name}:\n{}",
-            describe(&host, other).trim_end()
+            describe(&host, other, width).trim_end()
         );
     }
     for (name, failure) in failures {
@@ -169,19 +173,22 @@ async fn ask(client: &Client, url: &str) -> Result<Value, Failure> {
 
 /// Describes one choice, or the answer of DNS where a name is not steered. Members that the answer
 /// lacks are left out.
-fn describe(host: &str, answer: &Value) -> String {
+fn describe(host: &str, answer: &Value, width: usize) -> String {
     let is_steered = answer["site"].is_string();
     let cluster = scalar(&answer["chosen"]["cluster"]).unwrap_or_else(|| "nobody".to_owned());
-    let mut text = heading(host, answer, &cluster);
+    let mut text = text::wrapped(&heading(host, answer, &cluster), width);
     for (label, value) in facts(answer, is_steered) {
-        if let Some(value) = value {
-            text.push_str(&format!("{label:<13} {value}\n"));
+        let value = value.unwrap_or_default();
+        let lines = text::wrapped(&value, width.saturating_sub(LABEL_COLUMNS + 1));
+        for (at, line) in lines.lines().enumerate() {
+            let label = if at == 0 { label } else { "" };
+            text.push_str(&format!("{label:<LABEL_COLUMNS$} {line}\n"));
         }
     }
     if !is_steered {
-        text.push_str(&records_table(answer));
+        text.push_str(&records_table(answer, width));
     }
-    text.push_str(&candidates_table(answer, &cluster));
+    text.push_str(&candidates_table(answer, &cluster, width));
     text
 }
 
@@ -256,7 +263,7 @@ fn facts(answer: &Value, is_steered: bool) -> [(&'static str, Option<String>); 1
     ]
 }
 
-fn records_table(answer: &Value) -> String {
+fn records_table(answer: &Value, width: usize) -> String {
     let records = list(&answer["dns"]["records"]);
     if records.is_empty() {
         return String::new();
@@ -270,13 +277,16 @@ fn records_table(answer: &Value) -> String {
         ]
     };
     let rows: Vec<Vec<String>> = records.iter().map(row).collect();
-    format!(
-        "\n{}",
-        text::table(&["name", ">TTL", "type", "data"], &rows)
-    )
+    let table = Table {
+        heading: &["name", ">TTL", "type", "data"],
+        rows: &rows,
+        remark: Some("data"),
+        optional: &[],
+    };
+    format!("\n{}", table.fit(width))
 }
 
-fn candidates_table(answer: &Value, chosen: &str) -> String {
+fn candidates_table(answer: &Value, chosen: &str, width: usize) -> String {
     let rows: Vec<Vec<String>> = list(&answer["candidates"])
         .iter()
         .map(|candidate| candidate_row(candidate, chosen))
@@ -284,16 +294,22 @@ fn candidates_table(answer: &Value, chosen: &str) -> String {
     if rows.is_empty() {
         return String::new();
     }
-    let columns = [
+    let heading = &[
         "",
         "cluster",
         ">distance",
         ">round trip",
         ">load",
         "health",
-        "why not",
+        "remarks",
     ];
-    format!("\n{}", text::table(&columns, &rows))
+    let table = Table {
+        heading,
+        rows: &rows,
+        remark: Some("remarks"),
+        optional: &["load"],
+    };
+    format!("\n{}", table.fit(width))
 }
 
 fn describe_place(place: &Value) -> String {
@@ -330,29 +346,31 @@ fn candidate_row(candidate: &Value, chosen: &str) -> Vec<String> {
             .as_f64()
             .map_or("-".to_owned(), |l| format!("{:.0} %", l * 100.0)),
         describe_health(candidate),
-        scalar(&candidate["rejected"]).unwrap_or_default(),
+        remarks(candidate),
     ]
 }
 
 /// The health of a cluster's edges: `2 of 2 up`, or the answer's own word.
 fn describe_health(candidate: &Value) -> String {
-    let word = scalar(&candidate["health"]).unwrap_or_default();
     let nodes = list(&candidate["nodes"]);
     if nodes.is_empty() {
-        return word;
+        return scalar(&candidate["health"]).unwrap_or_default();
     }
     let up = nodes.iter().filter(|n| n["up"] == true).count();
-    let down: Vec<String> = nodes
+    format!("{up} of {} up", nodes.len())
+}
+
+/// Why the cluster was not chosen, and which of its edges are not up.
+fn remarks(candidate: &Value) -> String {
+    let down = list(&candidate["nodes"])
         .iter()
         .filter(|n| n["up"] != true)
-        .map(|n| format!("{}: {}", string(&n["node"]), string(&n["reason"])))
+        .map(|n| format!("{}: {}", string(&n["node"]), string(&n["reason"])));
+    let all: Vec<String> = scalar(&candidate["rejected"])
+        .into_iter()
+        .chain(down)
         .collect();
-    let names = if down.is_empty() {
-        String::new()
-    } else {
-        format!(" ({})", down.join(", "))
-    };
-    format!("{up} of {} up{names}", nodes.len())
+    all.join("; ")
 }
 
 /// A string, number or truth value as text; none for the rest.
@@ -385,7 +403,7 @@ mod tests {
                 {"cluster": "ams", "distance_km": 7412.0, "rtt_ms": 88.26, "load": 0.0, "health": "all-down", "rejected": "farther"},
             ],
         });
-        let text = describe("www.demo.test", &answer);
+        let text = describe("www.demo.test", &answer, usize::MAX);
         let words = [
             "www.demo.test -> nyc (nearest)",
             "aliases       www.cdn.test.\n",
@@ -400,7 +418,7 @@ mod tests {
             "2034 km",
             "88.3 ms",
             "12 %",
-            "1 of 2 up (nyc-2: refused)",
+            "nyc-2: refused",
             "all-down",
             "farther",
         ];
@@ -438,7 +456,7 @@ mod tests {
                 ][..],
             ),
         ] {
-            let text = describe("demo.test", &answer);
+            let text = describe("demo.test", &answer, usize::MAX);
             for words in words {
                 assert!(text.contains(words), "{words}: {text}");
             }

@@ -7,6 +7,7 @@ use serde_json::Value;
 use super::api::{Api, list, number, string};
 use super::print_json;
 use crate::cli::PlanArgs;
+use crate::text::Table;
 use crate::{find, text};
 
 /// The most items that control shows of one cluster.
@@ -35,7 +36,7 @@ pub(crate) async fn run(arguments: PlanArgs) -> Result<(), Failure> {
     if arguments.json {
         print_json(&answer);
     } else {
-        out!("{}", describe(&answer));
+        out!("{}", describe(&answer, text::terminal_width()));
     }
     Ok(())
 }
@@ -45,15 +46,16 @@ fn percent_encoded(text: &str) -> PercentEncode<'_> {
     utf8_percent_encode(text, &ESCAPED)
 }
 
-fn describe(answer: &Value) -> String {
+fn describe(answer: &Value, width: usize) -> String {
     let mut text = String::new();
     if answer["enabled"] == false {
-        text.push_str("Pushing is turned off in the fleet file (control.push.enabled); this is what would be pushed.\n\n");
+        let words = "Pushing is turned off in the fleet file (control.push.enabled); this is what would be pushed.\n\n";
+        text.push_str(&text::wrapped(words, width));
     }
     let now = number(&answer["now_unix_ms"]);
     let clusters = list(&answer["clusters"]);
     let rows: Vec<Vec<String>> = clusters.iter().map(|c| cluster_row(c, now)).collect();
-    let heading = [
+    let heading = &[
         "cluster",
         "local",
         "window",
@@ -65,7 +67,13 @@ fn describe(answer: &Value) -> String {
         ">gap",
         "limit",
     ];
-    text.push_str(&text::table(&heading, &rows));
+    let table = Table {
+        heading,
+        rows: &rows,
+        remark: None,
+        optional: &["gap", "local", "expected bytes", "of share"],
+    };
+    text.push_str(&table.fit(width));
     for cluster in clusters {
         let items = list(&cluster["items"]);
         if items.is_empty() {
@@ -79,10 +87,8 @@ fn describe(answer: &Value) -> String {
             } else {
                 reasons.join(", ")
             };
-            text.push_str(&format!(
-                "\n{}: nothing to push ({why})\n",
-                string(&cluster["cluster"])
-            ));
+            let words = format!("\n{}: nothing to push ({why})", string(&cluster["cluster"]));
+            text.push_str(&text::wrapped(&words, width));
             continue;
         }
         let rows: Vec<Vec<String>> = items
@@ -101,10 +107,12 @@ fn describe(answer: &Value) -> String {
             items.len(),
             cluster["items_total"]
         ));
-        text.push_str(&text::table(
-            &[">expected requests", ">bytes", "URL"],
-            &rows,
-        ));
+        let table = Table {
+            heading: &[">expected requests", ">bytes", "URL"],
+            rows: &rows,
+            ..Table::default()
+        };
+        text.push_str(&table.fit(width));
     }
     text
 }
@@ -151,7 +159,7 @@ mod tests {
              "items": [{"url": "http://h/v", "bytes": 400_000, "expected_requests": 300.0}], "excluded": []},
             {"cluster": "nyc", "window": null, "items": [], "excluded": [{"reason": "too_few_requests", "count": 3}]},
         ]});
-        let text = describe(&answer);
+        let text = describe(&answer, usize::MAX);
         for words in [
             "03:00",
             "in 40 s",

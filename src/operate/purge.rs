@@ -12,6 +12,7 @@ use serde_json::{Value, json};
 use super::api::{Api, list, number, string};
 use super::print_json;
 use crate::cli::PurgeArgs;
+use crate::text::Table;
 use crate::{find, text};
 
 /// The longest that control waits for confirmations.
@@ -56,7 +57,8 @@ pub(crate) async fn run(arguments: PurgeArgs) -> Result<(), Failure> {
     if arguments.json {
         print_json(&answer);
     } else {
-        out!("{}", summary(&answer, arguments.soft, arguments.wait));
+        let words = summary(&answer, arguments.soft, arguments.wait);
+        out!("{}", text::wrapped(&words, text::terminal_width()));
     }
     verdict(&answer, arguments.wait)
 }
@@ -144,7 +146,7 @@ fn summary(answer: &Value, soft: bool, wait: Duration) -> String {
     let silent: Vec<String> = list(&answer["silent"]).iter().map(string).collect();
     if wait.is_zero() && !is_complete {
         let mut text = format!(
-            "revision {revision}: accepted, not waited for; edges purge it as they follow the journal\n"
+            "accepted as revision {revision}; not waited for: edges purge it as they follow the journal\n"
         );
         push_notes(answer, &mut text);
         return text;
@@ -191,7 +193,12 @@ fn summary(answer: &Value, soft: bool, wait: Duration) -> String {
         })
         .collect();
     if !rows.is_empty() {
-        text.push_str(&text::table(&["edge", ">responses", ">after"], &rows));
+        let table = Table {
+            heading: &["edge", ">responses", ">after"],
+            rows: &rows,
+            ..Table::default()
+        };
+        text.push_str(&table.fit(usize::MAX));
     }
     text
 }
@@ -273,7 +280,7 @@ mod tests {
                 json!(["a"]),
                 json!([]),
                 0,
-                "revision 7: accepted, not waited for; edges purge it as they follow the journal\nnote: odd\n",
+                "accepted as revision 7; not waited for: edges purge it as they follow the journal\nnote: odd\n",
             ),
             (
                 true,

@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 use super::api::{Api, list, number, string};
 use super::print_json;
 use crate::cli::PushArgs;
+use crate::text::Table;
 use crate::{find, text};
 
 /// How often the orders' progress is asked for.
@@ -27,7 +28,10 @@ pub(crate) async fn run(arguments: PushArgs) -> Result<(), Failure> {
         if arguments.json {
             print_json(&answer);
         } else {
-            out!("{}", orders_table(list(&answer["orders"])));
+            out!(
+                "{}",
+                orders_table(list(&answer["orders"]), text::terminal_width())
+            );
         }
         return Ok(());
     }
@@ -58,7 +62,7 @@ pub(crate) async fn run(arguments: PushArgs) -> Result<(), Failure> {
     if arguments.json {
         print_json(&json!({"orders": orders, "skipped": accepted["skipped"]}));
     } else if !orders.is_empty() {
-        out!("{}", orders_table(&orders));
+        out!("{}", orders_table(&orders, text::terminal_width()));
     }
     verdict(&orders)
 }
@@ -230,9 +234,10 @@ fn progress_words(order: &Value) -> String {
     words
 }
 
-fn orders_table(orders: &[Value]) -> String {
+fn orders_table(orders: &[Value], width: usize) -> String {
     if orders.is_empty() {
-        return "no push so far; `nearcast push --now` starts one, `nearcast plan` shows what it would hold\n".to_owned();
+        let words = "no push so far; `nearcast push --now` starts one, `nearcast plan` shows what it would hold";
+        return text::wrapped(words, width);
     }
     let rows: Vec<Vec<String>> = orders
         .iter()
@@ -253,7 +258,7 @@ fn orders_table(orders: &[Value]) -> String {
             ]
         })
         .collect();
-    let heading = [
+    let heading = &[
         "cluster",
         "state",
         ">done",
@@ -269,7 +274,13 @@ fn orders_table(orders: &[Value]) -> String {
     let words = "\
         warm (there before), warmed and failed count copies: each edge of a cluster has its own.\n\
         pushed hits: the share of requests since then that were answered from pushed content.\n";
-    format!("{}\n{words}", text::table(&heading, &rows))
+    let table = Table {
+        heading,
+        rows: &rows,
+        remark: None,
+        optional: &["peers", "origin", "warm", "warmed"],
+    };
+    format!("{}\n{}", table.fit(width), text::wrapped(words, width))
 }
 
 #[cfg(test)]
@@ -289,7 +300,7 @@ mod tests {
     #[test]
     fn the_documented_orders_are_described() {
         let orders = documented();
-        let text = orders_table(list(&orders["orders"]));
+        let text = orders_table(list(&orders["orders"]), usize::MAX);
         for words in ["ams", "running", "50 %", "15.3 MiB", "5.7 MiB", "50.0 %"] {
             assert!(text.contains(words), "{words}: {text}");
         }

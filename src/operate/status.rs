@@ -6,6 +6,7 @@ use serde_json::Value;
 use super::api::{Api, list, number, string};
 use super::print_json;
 use crate::cli::StatusArgs;
+use crate::text::Table;
 use crate::{find, text};
 
 /// Shows the state of the fleet.
@@ -18,12 +19,12 @@ pub(crate) async fn run(arguments: StatusArgs) -> Result<(), Failure> {
     if arguments.json {
         print_json(&answer);
     } else {
-        out!("{}", describe(&answer));
+        out!("{}", describe(&answer, text::terminal_width()));
     }
     Ok(())
 }
 
-fn describe(status: &Value) -> String {
+fn describe(status: &Value, width: usize) -> String {
     let recent = &status["recent"];
     let speed = number(&status["clock"]["speed"]);
     let fast = if speed == 1.0 {
@@ -36,7 +37,7 @@ fn describe(status: &Value) -> String {
         string(&status["zone"]),
         status["revision"]
     );
-    text.push_str(&format!(
+    let recent = format!(
         "last {} s: {:.1} requests/s, {} to clients, object hit ratio {}, byte hit ratio {}, {} of requests hit pushed content{}\n\n",
         status["window_seconds"],
         number(&recent["requests_per_second"]),
@@ -49,10 +50,11 @@ fn describe(status: &Value) -> String {
             0.0 => String::new(),
             pushed => format!("; pushes fetched {}", text::bytes(pushed)),
         },
-    ));
+    );
+    text.push_str(&text::wrapped(&recent, width));
     let clusters: Vec<Vec<String>> = list(&status["clusters"]).iter().map(cluster_row).collect();
-    text.push_str(&text::table(
-        &[
+    let table = Table {
+        heading: &[
             "cluster",
             "state",
             "edges",
@@ -63,32 +65,38 @@ fn describe(status: &Value) -> String {
             ">byte hit",
             "push",
         ],
-        &clusters,
-    ));
+        rows: &clusters,
+        remark: None,
+        optional: &["push", "byte hit", "edges", "egress"],
+    };
+    text.push_str(&table.fit(width));
     for cluster in list(&status["clusters"]) {
         if let Some(missed) = cluster["push_missed"].as_str() {
-            text.push_str(&format!(
-                "warning: push to {}: {missed}\n",
-                string(&cluster["name"])
-            ));
+            let words = format!("warning: push to {}: {missed}", string(&cluster["name"]));
+            text.push_str(&text::wrapped(&words, width));
         }
     }
     text.push('\n');
     let nodes: Vec<Vec<String>> = list(&status["nodes"]).iter().map(node_row).collect();
-    let heading = [
-        "node",
-        "role",
-        "state",
-        ">reported",
-        ">behind",
-        ">req/s",
-        ">hit",
-        ">memory",
-        ">disk",
-        ">pushed",
-        "why",
-    ];
-    text.push_str(&text::table(&heading, &nodes));
+    let table = Table {
+        heading: &[
+            "node",
+            "role",
+            "state",
+            ">reported",
+            ">behind",
+            ">req/s",
+            ">hit",
+            ">memory",
+            ">disk",
+            ">pushed",
+            "why",
+        ],
+        rows: &nodes,
+        remark: Some("why"),
+        optional: &["pushed", "behind", "memory", "disk", "role"],
+    };
+    text.push_str(&table.fit(width));
     text
 }
 
@@ -147,6 +155,8 @@ fn node_row(n: &Value) -> Vec<String> {
 mod tests {
     use super::*;
 
+    const WIDE: usize = 200;
+
     /// The API's documented example: the text names its parts.
     #[test]
     fn the_documented_status_is_described() {
@@ -157,9 +167,9 @@ mod tests {
             .and_then(|rest| rest.split("```").next())
             .expect("the example is there");
         let mut status: Value = serde_json::from_str(example).expect("it is JSON");
-        assert!(!describe(&status).contains("warning"));
+        assert!(!describe(&status, WIDE).contains("warning"));
         status["clusters"][0]["push_missed"] = "control was not running".into();
-        let text = describe(&status);
+        let text = describe(&status, WIDE);
         assert!(
             text.contains("warning: push to ams: control was not running"),
             "{text}"
