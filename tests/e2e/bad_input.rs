@@ -22,6 +22,55 @@ fn attempt(arguments: &[&str]) -> (Option<i32>, String) {
 }
 
 #[test]
+fn who_asks_for_json_gets_errors_as_json() {
+    let directory = tempfile::tempdir().expect("a temporary directory can be made");
+    let file = directory.path().join("nearcast.toml");
+    std::fs::write(&file, Plan::new().text()).expect("the file can be written");
+    let (path, missing) = (file.to_str().expect("a plain path"), "/nowhere.toml");
+    for (arguments, kind, code, words) in [
+        (
+            vec!["status", "--fleet", path],
+            "unavailable",
+            69,
+            "control does not answer",
+        ),
+        (vec!["plan", "--fleet", missing], "no_input", 66, missing),
+        (vec!["check", missing], "no_input", 66, missing),
+        (vec!["purge", "--fleet", path], "usage", 64, "--url"),
+        (
+            vec!["purge", "--url", "/a", "--fleet", path],
+            "usage",
+            64,
+            "nothing was purged",
+        ),
+        (
+            vec!["trace", "a b", "--fleet", path],
+            "usage",
+            64,
+            "not the id",
+        ),
+        (vec!["statos"], "usage", 64, "status"),
+    ] {
+        let with_json = [&arguments[..], &["--json"]].concat();
+        let (found, errors) = attempt(&with_json);
+        let value: serde_json::Value = serde_json::from_str(&errors).expect(&errors);
+        let error = &value["error"];
+        assert_eq!(found, Some(code), "{errors}");
+        assert_eq!(
+            (&error["code"], &error["exit_code"]),
+            (&kind.into(), &code.into())
+        );
+        let message = error["message"].as_str().expect("a message");
+        assert!(message.contains(words), "{errors}");
+        let (_, plain) = attempt(&arguments);
+        assert!(
+            serde_json::from_str::<serde_json::Value>(&plain).is_err(),
+            "{plain}"
+        );
+    }
+}
+
+#[test]
 fn a_wrong_fleet_file_names_every_mistake_and_nothing_starts() {
     let directory = tempfile::tempdir().expect("a temporary directory can be made");
     let file = directory.path().join("nearcast.toml");

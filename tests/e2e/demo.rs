@@ -3,6 +3,7 @@
 //!
 //! Its addresses are fixed, so one test at a time runs it.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard};
@@ -124,6 +125,57 @@ fn secure_head(demo: &Demo, edge: &str, path: &str) -> String {
     tools::curl(&[&arguments[..], &["--resolve", &resolve, &url]].concat()).to_lowercase()
 }
 
+/// What is printed fits a terminal of 80 columns, where no path of this test makes it longer, and is
+/// in colour on a terminal alone.
+fn fits_80_columns(demo: &Demo, printed: &str) {
+    let directory = demo.dir.parent().and_then(Path::to_str).expect("a path");
+    let is_longer = |line: &&str| line.chars().count() > 80;
+    let long: Vec<&str> = printed
+        .lines()
+        .filter(is_longer)
+        .filter(|line| !line.contains(directory) && !line.contains("/nearcast "))
+        .collect();
+    assert!(long.is_empty(), "{long:?}");
+    for command in [
+        "status",
+        "plan",
+        "push",
+        "explain www.demo.test --client 203.0.113.9",
+    ] {
+        let told = |terminal: bool, variables: &[(&str, &str)]| {
+            let mut line = nearcast();
+            let program = line.get_program().to_str().expect("a path").to_owned();
+            let fleet = demo.dir.join("nearcast.toml");
+            let asked = format!("{program} {command} --fleet {}", fleet.display());
+            let in_terminal = format!("stty cols 80 rows 24; {asked}");
+            line = std::process::Command::new(if terminal { "script" } else { "sh" });
+            match terminal {
+                true => line.args(["-qec", &in_terminal, "/dev/null"]),
+                false => line.args(["-c", &asked]),
+            };
+            let output = line.env("TERM", "xterm").envs(variables.iter().copied());
+            let output = output.env_remove("CI").output().expect("it runs");
+            assert!(output.status.success(), "{command}: {output:?}");
+            String::from_utf8(output.stdout)
+                .expect("text")
+                .replace('\r', "")
+        };
+        let piped = told(false, &[("COLUMNS", "80")]);
+        let shown = told(true, &[("NO_COLOR", "1")]);
+        for text in [&piped, &shown] {
+            let long: Vec<&str> = text.lines().filter(is_longer).collect();
+            let is_url = |line: &&&str| !line.contains("http://");
+            let long: Vec<&&str> = long.iter().filter(is_url).collect();
+            assert!(long.is_empty(), "{command}: {long:?}");
+            assert!(!text.contains('\u{1b}'), "{command}: {text:?}");
+        }
+        if command == "status" {
+            let coloured = told(true, &[]);
+            assert!(coloured.contains("\u{1b}[32mup\u{1b}[0m"), "{coloured:?}");
+        }
+    }
+}
+
 #[test]
 fn the_demo_steers_caches_and_leaves_nothing_behind() {
     let begun = Instant::now();
@@ -164,7 +216,9 @@ fn the_demo_steers_caches_and_leaves_nothing_behind() {
             .contains("<video")
     );
     let printed = demo.process.output();
-    let lines: Vec<&str> = printed.lines().map(str::trim).collect();
+    // A command may go on over several lines, as a shell takes it.
+    let whole = printed.replace("\\\n", "");
+    let lines: Vec<&str> = whole.lines().map(str::trim).collect();
     let curls: Vec<&&str> = lines.iter().filter(|l| l.starts_with("curl ")).collect();
     assert_eq!(curls.len(), 2, "{printed}");
     for (line, version) in curls.into_iter().zip(["HTTP/1.1 200", "HTTP/2 200"]) {
@@ -174,7 +228,7 @@ fn the_demo_steers_caches_and_leaves_nothing_behind() {
     // The log has a request within a second, and its trace is where the log's id leads.
     let (tail, trace) = (
         lines.iter().find(|l| l.starts_with("tail -n 1")),
-        lines.iter().find(|l| l.contains(" trace \"$(tail")),
+        lines.iter().find(|l| l.contains(" trace ")),
     );
     let (tail, trace) = (tail.expect("printed"), trace.expect("printed"));
     wait::until("a line of the access log", Duration::from_secs(10), || {
@@ -206,6 +260,7 @@ fn the_demo_steers_caches_and_leaves_nothing_behind() {
     );
     assert!(demo.operate(&["plan"]).contains("sin"));
     assert!(demo.operate(&["status"]).contains("ams-1"));
+    fits_80_columns(&demo, &printed);
 
     let log = demo.dir.with_file_name("second");
     let second = nearcast()
@@ -286,29 +341,41 @@ fn every_edge_shows_the_certificate_for_the_name_and_the_root_is_needed() {
 #[test]
 fn chromium_plays_the_film_over_http2() {
     let mut demo = Demo::start(&["--no-traffic"]);
-    let certificate = demo.dir.join("certificates/demo.test.pem");
-    let certificate = certificate.to_str().expect("a plain path");
-    // Chromium has no option for another root; this one lets exactly this key pass.
-    let pin = run(
+    // Chromium has no option for another root; this one lets exactly these keys pass: that of the page's
+    // name, and that of the addresses from which the player fetches segments.
+    let pins = ["demo.test.pem", "cdn.test.pem"].map(|name| {
+        let certificate = demo.dir.join("certificates").join(name);
+        let certificate = certificate.to_str().expect("a plain path");
+        run(
         "sh",
         [
             "-c",
             "openssl x509 -in \"$0\" -noout -pubkey | openssl pkey -pubin -outform der | openssl dgst -sha256 -binary | base64",
             certificate,
         ],
-    );
+        )
+    });
     let pin = format!(
-        "--chromium=--ignore-certificate-errors-spki-list={}",
-        pin.trim()
+        "--chromium=--ignore-certificate-errors-spki-list={},{}",
+        pins[0].trim(),
+        pins[1].trim()
     );
     let resolve = "--chromium=--host-resolver-rules=MAP www.demo.test 127.0.30.1";
     let playing = "(v => v && v.currentTime > 2 && v.videoWidth > 0 && document.getElementById('protocol').innerText === 'HTTP/2' && \
-                   (all => all.length > 4 && all.every(e => e.nextHopProtocol === 'h2'))(performance.getEntriesByType('resource')))\
+                   (all => all.length > 4 && all.every(e => e.nextHopProtocol === 'h2'))\
+                   (performance.getEntriesByType('resource').filter(e => /[.](js|css|webp|json|mpd|m4s|mp4)$/.test(e.name) && e.nextHopProtocol)))\
                    (document.querySelector('video'))";
-    let url = "https://www.demo.test:8443/watch";
-    for text in open(url, playing, &[&pin, resolve]) {
+    let url = "https://www.demo.test:8443/watch?as=Singapore";
+    let arguments = [
+        &pin,
+        resolve,
+        "--allow-host=127.0.0.1:7700",
+        "--allow-host=127.0.30.1:8443",
+        "--allow-host=127.0.30.2:8443",
+    ];
+    for text in open(url, playing, &arguments) {
         let text = text.to_lowercase();
-        for word in ["http/2", "sin-1", "big buck bunny"] {
+        for word in ["http/2", "sin-1", "in use", "big buck bunny"] {
             assert!(text.contains(word), "the page shows {word:?}:\n{text}");
         }
     }
@@ -374,6 +441,44 @@ fn a_killed_edge_is_told_of_and_clients_go_on() {
     assert!(demo.process.wait(END).success());
     wait_gone(&demo.dir);
     assert!(!demo.dir.exists());
+}
+
+#[test]
+fn control_sees_clients_of_many_countries_in_every_cluster() {
+    let mut demo = Demo::start(&["--traffic-rate", "150"]);
+    wait::until("clients of a world", Duration::from_secs(90), || {
+        let status: serde_json::Value =
+            serde_json::from_str(&demo.operate(&["status", "--json"])).expect("--json prints JSON");
+        let selections = status["selections"].as_array().expect("a list").clone();
+        let named = |name: &str| -> BTreeSet<String> {
+            let values = selections.iter().filter_map(|s| s[name].as_str());
+            values
+                .filter(|v| !v.is_empty())
+                .map(str::to_owned)
+                .collect()
+        };
+        let (countries, clusters) = (named("country"), named("cluster"));
+        if countries.len() >= 30 && clusters.len() == 3 {
+            Ok(())
+        } else {
+            Err(format!("{countries:?} {clusters:?}"))
+        }
+    });
+    let steered = [
+        ("198.18.78.0/24", "127.0.20."),
+        ("198.18.56.0/24", "127.0.30."),
+        ("198.18.29.0/24", "127.0.10."),
+    ];
+    for (subnet, prefix) in steered {
+        let server = "127.0.0.1:5300".parse().expect("an address");
+        let found = tools::dig_addresses(server, "www.demo.test", subnet);
+        assert!(
+            !found.is_empty() && found.iter().all(|a| a.starts_with(prefix)),
+            "{subnet}: {found:?}"
+        );
+    }
+    demo.process.signal("TERM");
+    assert!(demo.process.wait(END).success());
 }
 
 #[test]

@@ -287,7 +287,7 @@ fn what_an_origin_must_not_send_is_an_error_and_never_stored() {
                 answer.contains("error=http_protocol_error"),
                 "{path}: {answer}"
             );
-            assert!(!answer.contains("bad"), "{path}: {answer}");
+            assert!(!answer.contains("<forbidden>"), "{path}: {answer}");
         }
         assert_eq!(origin.output().matches(path).count(), 2, "{path}");
         // The next request is served, on the same connection or a new one.
@@ -337,10 +337,29 @@ fn what_an_origin_did_not_process_or_did_not_finish_is_requested_again() {
     assert!(origin.output().contains("/resumed bytes="));
 
     // An upload that is answered early.
-    std::fs::write(lab.path("body"), vec![b'x'; 4 << 20]).expect("written");
-    let file = format!("@{}", lab.path("body").display());
-    let answer = curl(&["-H", "Expect:", "--data-binary", &file, &lab.url("/early")]);
-    assert_eq!(answer, "enough");
+    for bytes in [1 << 10, 100 << 10, 4 << 20] {
+        std::fs::write(lab.path("body"), vec![b'x'; bytes]).expect("written");
+        let file = format!("@{}", lab.path("body").display());
+        for version in ["--http1.1", "--http2-prior-knowledge"] {
+            for status in ["200", "413"] {
+                // Once curl 7.88 has the whole response of a stream, it reads no window for the rest
+                // of an upload that it still wants to send. And it ends an upload as soon as it reads
+                // an error status, short of the length that it stated: that is an error of the
+                // stream, and the body is lost if it comes behind the head.
+                if bytes == 4 << 20 && version != "--http1.1" {
+                    continue;
+                }
+                let url = lab.url(&format!("/early?{status}"));
+                let upload = ["-H", "Expect:", "--data-binary", &file, &url];
+                let answer = curl(&[&[version, "-w", " %{http_code}"], &upload[..]].concat());
+                assert_eq!(
+                    answer,
+                    format!("enough {status}"),
+                    "{version}: {bytes} bytes"
+                );
+            }
+        }
+    }
 
     let answer = lab.get("/hints");
     assert!(answer.starts_with("HTTP/1.1 103"), "{answer}");

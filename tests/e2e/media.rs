@@ -1,5 +1,7 @@
 //! A real player plays the demo's video through an edge: HLS and DASH, to the end.
 
+use std::collections::BTreeSet;
+
 use crate::lab::fleet::{Fleet, Plan};
 use crate::lab::process::run;
 use crate::lab::tools::curl;
@@ -18,8 +20,8 @@ fn fleet() -> (Fleet, String) {
     (fleet, base)
 }
 
-/// The first title of the catalogue.
-fn title(base: &str) -> serde_json::Value {
+/// The titles of the catalogue.
+fn titles(base: &str) -> Vec<serde_json::Value> {
     let catalogue: serde_json::Value =
         serde_json::from_str(&curl(&[&format!("{base}/catalogue.json")]))
             .expect("the catalogue is JSON");
@@ -33,7 +35,7 @@ fn title(base: &str) -> serde_json::Value {
         "a catalogue that a person wants to look at: {}",
         titles.len()
     );
-    titles[0].clone()
+    titles
 }
 
 /// Plays every variant to its end and gives the seconds of video decoded from each.
@@ -92,7 +94,10 @@ fn play(url: &str) -> Vec<f64> {
 #[test]
 fn ffmpeg_plays_hls_and_dash_to_the_end() {
     let (fleet, base) = fleet();
-    let title = title(&base);
+    let titles = titles(&base);
+    let films: BTreeSet<&str> = titles.iter().filter_map(|t| t["film"].as_str()).collect();
+    assert!(films.len() >= 3, "films that differ: {films:?}");
+    let title = &titles[0];
     let slug = title["slug"].as_str().expect("a title has a slug");
     let seconds = title["duration"]
         .as_f64()
@@ -106,6 +111,7 @@ fn ffmpeg_plays_hls_and_dash_to_the_end() {
             played.len()
         );
         for length in played {
+            assert!(length >= 40.0, "{manifest}: {length} s");
             assert!(
                 (length - seconds).abs() < 0.5,
                 "{manifest}: {length} s of {seconds} s were played"
@@ -139,4 +145,33 @@ fn ffmpeg_plays_hls_and_dash_to_the_end() {
         count("hit"),
         count("miss")
     );
+}
+
+#[test]
+fn every_film_lasts_long_enough_in_both_manifests() {
+    let (_fleet, base) = fleet();
+    let mut seen = BTreeSet::new();
+    for title in titles(&base) {
+        let film = title["film"]
+            .as_str()
+            .expect("a title has a film")
+            .to_owned();
+        if !seen.insert(film) {
+            continue;
+        }
+        for manifest in ["hls", "dash"] {
+            let path = title[manifest].as_str().expect("a path");
+            let entries = ["-v", "error", "-show_entries", "format=duration"];
+            let url = format!("{base}{path}");
+            let found = run(
+                "ffprobe",
+                entries.into_iter().chain(["-of", "csv=p=0", url.as_str()]),
+            );
+            let seconds: f64 = found
+                .trim()
+                .parse()
+                .unwrap_or_else(|_| panic!("{path}: {found}"));
+            assert!(seconds >= 40.0, "{path} lasts {seconds} s");
+        }
+    }
 }

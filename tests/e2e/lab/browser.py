@@ -1,13 +1,15 @@
 """Opens a page in headless Chromium, waits for a condition, checks what a person would trip over, prints one JSON object.
 
-    browser.py URL CONDITION [--shots DIRECTORY] [--scheme light|dark] [--chromium=ARGUMENT ...]
+    browser.py URL CONDITION [--shots DIRECTORY] [--scheme light|dark] [--axe] [--allow-host=HOST:PORT ...] [--chromium=ARGUMENT ...]
 
 CONDITION is a JavaScript expression that must become true within 60 s, on a wide and on a narrow screen. The page fails
-when it logs an error, asks anything of another host, gets an answer of 400 or more, or is wider than its screen.
+when it logs an error, asks anything of a host that is neither its own nor allowed, gets an answer of 400 or more, or is
+wider than its screen; with --axe, also when axe-core finds a violation of its rules for accessibility.
 """
 import argparse, json, pathlib, sys, time
 from urllib.parse import urlsplit
 
+from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import sync_playwright
 
 SCREENS = {"wide": (1440, 900), "narrow": (390, 844)}
@@ -21,7 +23,9 @@ def main():
     parser.add_argument("condition")
     parser.add_argument("--shots")
     parser.add_argument("--scheme", default="light")
+    parser.add_argument("--axe", action="store_true")
     parser.add_argument("--allow-status", type=int, action="append", default=[])
+    parser.add_argument("--allow-host", action="append", default=[])
     parser.add_argument("--chromium", action="append", default=[])
     options = parser.parse_args()
     host = urlsplit(options.url).netloc
@@ -36,7 +40,7 @@ def main():
 
             def asked(request, n=name):
                 parts = urlsplit(request.url)
-                if parts.scheme in ("http", "https", "ws", "wss") and parts.netloc != host:
+                if parts.scheme in ("http", "https", "ws", "wss") and parts.netloc not in [host, *options.allow_host]:
                     problems.append(f"{n}: asks another host: {request.url}")
 
             def answered(response, n=name):
@@ -55,6 +59,9 @@ def main():
             overflow = page.evaluate("() => document.documentElement.scrollWidth - innerWidth")
             if overflow > 0:
                 problems.append(f"{name}: {overflow} px wider than the screen")
+            if options.axe:
+                for found in Axe().run(page).response["violations"]:
+                    problems += [f"{name}: axe: {found['id']}: {found['help']}: {node['html'][:200]}" for node in found["nodes"]]
             texts[name] = page.inner_text("body")
             if options.shots:
                 shot = pathlib.Path(options.shots) / f"{urlsplit(options.url).path.strip('/').replace('/', '-') or 'index'}-{name}-{options.scheme}.png"
@@ -64,4 +71,5 @@ def main():
     json.dump({"problems": problems, "text": texts}, sys.stdout)
 
 
-main()
+if __name__ == "__main__":
+    main()

@@ -61,6 +61,8 @@ pub struct Plan {
     /// Directory with `ca.pem`, `node.pem` and `node.key`: control, admin listeners and edges (on port
     /// 8443) then have that certificate, and nodes verify one another by that authority.
     pub certificates: Option<PathBuf>,
+    /// Web origins whose pages may ask control where DNS sends their viewer.
+    pub steering_origins: Vec<String>,
     /// Whether the origin role writes the demo's pages and video into its root first.
     pub demo_content: bool,
 }
@@ -95,6 +97,7 @@ impl Plan {
             hosts: vec!["www.demo.test"],
             own_keys: false,
             certificates: None,
+            steering_origins: Vec::new(),
             demo_content: false,
         }
     }
@@ -144,8 +147,9 @@ impl Plan {
         let (control, dns, origin) = (self.control(), self.dns(), self.origin_address());
         let _ = writeln!(
             text,
-            "[control]\nlisten = \"{control}\"\nadmin = \"{}:9100\"\n",
-            control.ip()
+            "[control]\nlisten = \"{control}\"\nadmin = \"{}:9100\"\nsteering_origins = {:?}\n",
+            control.ip(),
+            self.steering_origins
         );
         if let Some((_, cert, key)) = &files {
             let _ = writeln!(text, "cert = \"{cert}\"\nkey = \"{key}\"\n");

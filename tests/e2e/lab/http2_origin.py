@@ -11,6 +11,8 @@ from hpack import Decoder, Encoder
 DATA, HEADERS, RST_STREAM, SETTINGS, PUSH_PROMISE, PING, GOAWAY, WINDOW_UPDATE = 0, 1, 3, 4, 5, 6, 7, 8
 ACK, END_STREAM, END_HEADERS = 1, 1, 4
 NO_ERROR, INTERNAL_ERROR, REFUSED_STREAM = 0, 2, 7
+# No identifier, date or tag in a response can contain it.
+FORBIDDEN = b"<forbidden>"
 BODY = bytes(i % 251 for i in range(60000))
 
 
@@ -74,15 +76,15 @@ class Connection:
             self.frame(GOAWAY, 0, 0, struct.pack("!II", 0, NO_ERROR))
             return False
         elif path == "/connection-field":
-            self.answer(stream_id, ok + [("connection", "close")], b"bad")
+            self.answer(stream_id, ok + [("connection", "close")], FORBIDDEN)
         elif path == "/transfer-encoding":
-            self.answer(stream_id, ok + [("transfer-encoding", "chunked")], b"bad")
+            self.answer(stream_id, ok + [("transfer-encoding", "chunked")], FORBIDDEN)
         elif path == "/upper-case":
-            self.answer(stream_id, ok + [("X-A", "b")], b"bad")
+            self.answer(stream_id, ok + [("X-A", "b")], FORBIDDEN)
         elif path == "/padded-value":
-            self.answer(stream_id, ok + [("x-a", " b")], b"bad")
+            self.answer(stream_id, ok + [("x-a", " b")], FORBIDDEN)
         elif path == "/line-break":
-            self.answer(stream_id, ok + [("x-a", "b\r\nset-cookie: c")], b"bad")
+            self.answer(stream_id, ok + [("x-a", "b\r\nset-cookie: c")], FORBIDDEN)
         elif path == "/no-status":
             self.headers(stream_id, ok, END_HEADERS | END_STREAM)
         elif path == "/odd-status":
@@ -92,16 +94,16 @@ class Connection:
         elif path == "/late-pseudo":
             self.headers(stream_id, ok + [(":status", "200")], END_HEADERS | END_STREAM)
         elif path == "/two-lengths":
-            self.answer(stream_id, ok + [("content-length", "3"), ("content-length", "4")], b"bad")
+            self.answer(stream_id, ok + [("content-length", "3"), ("content-length", "4")], FORBIDDEN)
         elif path == "/interim-101":
             self.headers(stream_id, [(":status", "101")])
-            self.answer(stream_id, ok, b"bad")
+            self.answer(stream_id, ok, FORBIDDEN)
         elif path == "/data-first":
-            self.frame(DATA, END_STREAM, stream_id, b"bad")
+            self.frame(DATA, END_STREAM, stream_id, FORBIDDEN)
         elif path == "/push":
             self.frame(PUSH_PROMISE, END_HEADERS, stream_id, struct.pack("!I", 2) + self.encoder.encode([(":method", "GET"), (":scheme", "https"), (":authority", "a"), (":path", "/pushed")]))
         elif path == "/too-long":
-            self.answer(stream_id, ok + [("content-length", "2")], b"bad")
+            self.answer(stream_id, ok + [("content-length", "2")], FORBIDDEN)
         elif path == "/short":
             self.answer(stream_id, ok + [("content-length", "10")], b"short")
         elif path == "/cut-without-error":
@@ -124,7 +126,8 @@ class Connection:
                 self.frame(RST_STREAM, 0, stream_id, struct.pack("!I", INTERNAL_ERROR))
         elif path == "/early":
             # A complete answer to an upload that is not: the rest is not wanted.
-            self.answer(stream_id, [], b"enough")
+            self.headers(stream_id, [(":status", "413" if "413" in fields[":path"] else "200")])
+            self.frame(DATA, END_STREAM, stream_id, b"enough")
             self.frame(RST_STREAM, 0, stream_id, struct.pack("!I", NO_ERROR))
         elif path == "/hints":
             self.headers(stream_id, [(":status", "103"), ("link", "</a>; rel=preload")])
