@@ -114,17 +114,20 @@ fn vary_and_the_sites_lists_let_answers_be_stored() {
     ] {
         let path = format!("{path}?{name}");
         let path = if name == "X-Kind" { "/varies" } else { &path };
-        assert!(edge.ask("GET", path, &[(name, "a")]).text().contains("=a"));
+        // A request id in the text may begin with an "a", too.
+        let sent = format!("{}=a", name.to_uppercase().replace('-', "_"));
+        let first = edge.ask("GET", path, &[(name, "a")]);
+        assert!(first.text().contains(&sent), "{name}: {}", first.text());
         let again = edge.ask("GET", path, &[(name, "a")]);
         assert!(
-            again.is_hit() && again.text().contains("=a"),
+            again.is_hit() && again.text().contains(&sent),
             "{name}: {}",
             again.cache()
         );
         for other in [&[(name, "b")][..], &[]] {
             let answer = edge.ask("GET", path, other);
             assert_eq!(
-                (answer.is_hit(), answer.text().contains("=a")),
+                (answer.is_hit(), answer.text().contains(&sent)),
                 (!is_apart, !is_apart),
                 "{name}: {}",
                 answer.cache()
