@@ -4,14 +4,12 @@
 //! `demo` runs a whole fleet; `traffic` simulates its clients. This program contains no rule of
 //! caching, DNS or planning.
 
-#![allow(clippy::print_stderr, reason = "printing is what a command line does")]
-
-/// Prints to stdout as `print!` does, and ignores a closed pipe (`| head`) instead of panicking.
-/// Colours reach a terminal only, and none where `NO_COLOR` is set.
+/// Prints to stdout as `print!` does. A closed pipe (`| head`) is no failure; any other is the
+/// command's, at its end. Colours reach a terminal only, and none where `NO_COLOR` is set.
 macro_rules! out {
     ($($words:tt)*) => {{
         use std::io::Write as _;
-        let _ = write!(anstream::stdout(), $($words)*);
+        crate::text::note_printed(write!(anstream::stdout(), $($words)*));
     }};
 }
 
@@ -19,7 +17,15 @@ macro_rules! out {
 macro_rules! outln {
     ($($words:tt)*) => {{
         use std::io::Write as _;
-        let _ = writeln!(anstream::stdout(), $($words)*);
+        crate::text::note_printed(writeln!(anstream::stdout(), $($words)*));
+    }};
+}
+
+/// Prints a line to stderr as `eprintln!` does, and goes on where nobody reads it.
+macro_rules! errln {
+    ($($words:tt)*) => {{
+        use std::io::Write as _;
+        let _ = writeln!(std::io::stderr(), $($words)*);
     }};
 }
 
@@ -61,7 +67,7 @@ fn main() -> ExitCode {
     }
     // Fails only when a provider is installed already, which serves as well.
     let _ = rustls::crypto::ring::default_provider().install_default();
-    match run(cli) {
+    match run(cli).and_then(|()| text::all_printed()) {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => failed(&failure, is_json),
     }
@@ -171,7 +177,7 @@ fn failed(failure: &Failure, is_json: bool) -> ExitCode {
             "message": failure.message,
             "exit_code": failure.kind.exit_code(),
         });
-        eprintln!("{}", serde_json::json!({ "error": error }));
+        errln!("{}", serde_json::json!({ "error": error }));
         return ExitCode::from(failure.kind.exit_code());
     }
     // Mistakes in a file come one a line, as FILE:LINE:COLUMN, which editors know how to follow.
@@ -181,16 +187,14 @@ fn failed(failure: &Failure, is_json: bool) -> ExitCode {
         "nearcast: "
     };
     let words = format!("{prefix}{}", failure.message);
-    eprint!(
-        "{}",
-        text::wrapped(&words, text::terminal_width_of(std::io::stderr()))
-    );
+    let told = text::wrapped(&words, text::terminal_width_of(std::io::stderr()));
+    errln!("{}", told.trim_end());
     ExitCode::from(failure.kind.exit_code())
 }
 
 fn refused_arguments(error: &clap::Error) -> ExitCode {
     let asked_for_it = !error.use_stderr();
-    if !asked_for_it && std::env::args().any(|argument| argument == "--json") {
+    if !asked_for_it && std::env::args_os().any(|argument| argument == "--json") {
         let message = error.to_string();
         let message = message.trim_start_matches("error: ").trim_end();
         return failed(&Failure::new(FailureKind::Usage, message), true);

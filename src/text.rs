@@ -1,13 +1,38 @@
 //! Numbers and tables for a terminal.
 
 use std::os::fd::AsFd;
+use std::sync::OnceLock;
 
 use anstyle::{AnsiColor, Style};
+use nearcast_fleet::failure::{Failure, FailureKind};
 use nearcast_fleet::units::Bytes;
 use textwrap::{WordSeparator, WordSplitter, WrapAlgorithm};
 
 /// The columns of a terminal that says nothing of them, or of none at all: a line is never broken.
 const WIDTH_UNLIMITED: usize = usize::MAX;
+
+/// The first failure to print.
+static UNPRINTED: OnceLock<String> = OnceLock::new();
+
+/// Notes how printing went. Who closes the pipe has read what there is for them.
+pub(crate) fn note_printed(printed: std::io::Result<()>) {
+    if let Err(error) = printed
+        && error.kind() != std::io::ErrorKind::BrokenPipe
+    {
+        let _ = UNPRINTED.set(error.to_string());
+    }
+}
+
+/// # Errors
+/// Something could not be printed.
+pub(crate) fn all_printed() -> Result<(), Failure> {
+    use std::io::Write as _;
+    note_printed(std::io::stdout().flush());
+    UNPRINTED.get().map_or(Ok(()), |error| {
+        let message = format!("cannot write to standard output: {error}");
+        Err(Failure::new(FailureKind::Io, message))
+    })
+}
 
 /// Columns of the terminal that standard output goes to. Where that is no terminal, `COLUMNS` says
 /// how many there are, as `watch` sets it.

@@ -362,7 +362,7 @@ fn banner(
     let day = Duration::from_secs_f64(24.0 * 3600.0 / speed);
     let port = file::EDGE_PORT;
     let [ams, nyc, _] = &CLUSTERS;
-    let (first, other) = (ams.edge(1), nyc.edge(1));
+    let (pages, other) = (ams.edge(2), nyc.edge(1));
     let digs: String = CLUSTERS
         .iter()
         .map(|p| {
@@ -375,10 +375,11 @@ fn banner(
             )
         })
         .collect();
-    let victim = format!("{}-2", ams.name);
+    // The one that plays the film: the pages come from the other, which can still be read then.
+    let victim = format!("{}-1", ams.name);
     let kill = pid(&victim).map_or_else(String::new, |pid| {
         format!(
-            "  Kill an edge, then ask dig again: it is out of the answers within two seconds:\n    \
+            "  Kill an edge: it is out of dig's answers within two seconds, and films go on:\n    \
              kill -9 {pid}  # {victim}\n"
         )
     });
@@ -397,12 +398,12 @@ fn banner(
     format!(
         "\n{about}Ctrl-C ends it.\n\n\
          \x20 Console  {console}\n\
-         \x20 Player   http://{first}:{port}/watch\n\
-         \x20          https://{first}:{tls_port}/watch, for a browser that trusts\n\
+         \x20 Player   http://{pages}:{port}/watch\n\
+         \x20          https://{pages}:{tls_port}/watch, for a browser that trusts\n\
          \x20          {root}\n\n\
          Try, in another terminal:\n\
          \x20 DNS steers each client to its place:\n{digs}\
-         \x20 A miss, then a hit (see Cache-Status):\n\
+         \x20 A miss, then a hit: run it twice, and compare Cache-Status:\n\
          \x20   curl -sD - -o /dev/null --resolve www.demo.test:{port}:{other} \\\n\
          \x20     'http://www.demo.test:{port}/about.html?first'\n\
          \x20 The same by HTTPS and HTTP/2, with a certificate of the demo's own authority:\n\
@@ -427,9 +428,11 @@ fn banner(
 
 /// This program's name as it was called.
 fn this_program() -> String {
-    std::env::args()
-        .next()
-        .unwrap_or_else(|| "nearcast".to_owned())
+    let called = std::env::args_os().next();
+    called.map_or_else(
+        || "nearcast".to_owned(),
+        |name| name.to_string_lossy().into_owned(),
+    )
 }
 
 /// The message about a child that has ended.

@@ -98,7 +98,7 @@ pub(crate) fn print_warnings(path: &Path, fleet: &Fleet) {
         hint,
     } in warnings(fleet, &std::fs::read_to_string(path).unwrap_or_default())
     {
-        eprintln!(
+        errln!(
             "{}:{line}:{column}: warning: {problem}; {hint}",
             path.display()
         );

@@ -97,7 +97,7 @@ pub(crate) async fn run(arguments: ExplainArgs) -> Result<(), Failure> {
         );
     }
     for (name, failure) in failures {
-        eprintln!("nearcast: {name}: {failure}");
+        errln!("nearcast: {name}: {failure}");
     }
     Ok(())
 }

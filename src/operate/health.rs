@@ -22,6 +22,6 @@ pub(crate) async fn run(arguments: HealthArgs) -> Result<(), Failure> {
         }
         Err(error) => error.to_string(),
     };
-    eprintln!("nearcast: {reason}");
+    errln!("nearcast: {reason}");
     std::process::exit(1);
 }

@@ -49,7 +49,7 @@ pub(crate) async fn run(arguments: PushArgs) -> Result<(), Failure> {
         .map(|o| string(&o["id"]))
         .collect();
     for skipped in list(&accepted["skipped"]) {
-        eprintln!(
+        errln!(
             "nearcast: {} is left out: {}",
             string(&skipped["cluster"]),
             string(&skipped["reason"])
@@ -200,7 +200,7 @@ impl Shown {
                     bar.abandon();
                 }
             }
-            None if !self.quiet && *tenths != now => eprintln!(
+            None if !self.quiet && *tenths != now => errln!(
                 "{cluster}: {:.0} %, {}",
                 (share * 100.0).floor(),
                 progress_words(order)

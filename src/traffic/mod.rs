@@ -345,7 +345,7 @@ async fn show(world: Arc<World>, every: Duration, quiet: bool) {
             // A little less than the interval, or the clock's jitter would leave out every second
             // one.
             None if !quiet && printed.elapsed() + Duration::from_millis(500) > every => {
-                eprintln!("{line}");
+                errln!("{line}");
                 printed = Instant::now();
             }
             None => {}

@@ -410,14 +410,14 @@ fn a_killed_edge_is_told_of_and_clients_go_on() {
         .map(str::trim)
         .find(|line| line.starts_with("kill -9 "))
         .expect("it prints how to kill an edge");
-    assert!(kill.ends_with("# ams-2"), "{kill}");
+    assert!(kill.ends_with("# ams-1"), "{kill}");
     let killed = std::process::Command::new("sh")
         .args(["-c", kill])
         .status()
         .expect("a shell runs");
     assert!(killed.success());
     demo.process.wait_for_output(
-        "ams-2 has been killed; the others go on",
+        "ams-1 has been killed; the others go on",
         Duration::from_secs(5),
     );
     let output = nearcast()

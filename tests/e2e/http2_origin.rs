@@ -346,7 +346,8 @@ fn what_an_origin_did_not_process_or_did_not_finish_is_requested_again() {
                 // of an upload that it still wants to send. And it ends an upload as soon as it reads
                 // an error status, short of the length that it stated: that is an error of the
                 // stream, and the body is lost if it comes behind the head.
-                if bytes == 4 << 20 && version != "--http1.1" {
+                let is_hard = bytes == 4 << 20 || status == "413" && bytes > 1 << 10;
+                if is_hard && version != "--http1.1" {
                     continue;
                 }
                 let url = lab.url(&format!("/early?{status}"));

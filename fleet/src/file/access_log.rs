@@ -56,9 +56,18 @@ fn check_target(text: &Text<'_>) -> LogTarget {
             "write a file name such as \"access.log\", an absolute path, or \"-\" for standard output",
         );
     }
-    let mut parts = text.text.split('/').filter(|part| *part != ".");
-    let is_own = |first: &str| first == "store" || first.starts_with("journal.copy");
-    if parts.next().is_some_and(is_own) {
+    // Relative paths begin in the node's own directory; the name of the journal's copy is refused
+    // everywhere, as an absolute path may lead there, too.
+    let parts: Vec<&str> = text.text.split('/').filter(|part| *part != ".").collect();
+    if parts.contains(&"..") {
+        text.note(
+            format!("{:?} has a \"..\"", text.text),
+            "write an absolute path, or a name below the node's directory",
+        );
+    }
+    let is_own = parts.first() == Some(&"store")
+        || parts.iter().any(|part| part.starts_with("journal.copy"));
+    if is_own {
         text.note(
             format!("{:?} is a file of the node itself", text.text),
             "write another name, such as \"access.log\"",

@@ -67,4 +67,20 @@ pub(super) const CASES: &[Case] = &[
         "is a file of the node itself",
         "another name",
     ),
+    (
+        "[control]\n",
+        "[access_log]\npath = \"/state/ams-1/journal.copy\"\n[control]\n",
+        "path = \"/state",
+        8,
+        "is a file of the node itself",
+        "another name",
+    ),
+    (
+        "[control]\n",
+        "[access_log]\npath = \"log/../store/a.log\"\n[control]\n",
+        "path = \"log/..",
+        8,
+        "has a \"..\"",
+        "an absolute path",
+    ),
 ];
