@@ -14,6 +14,7 @@ use flate2::Compression;
 use flate2::write::GzEncoder;
 use http::header::{self, HeaderMap};
 use http::{HeaderValue, StatusCode};
+use nearcast_http_rules::coding;
 
 /// Smaller bodies fit into one packet anyway.
 const BYTES_MIN: u64 = 860;
@@ -80,32 +81,9 @@ fn is_compressible(response: &Response) -> bool {
         && length.is_some_and(|bytes| (BYTES_MIN..=BYTES_MAX).contains(&bytes))
 }
 
-/// Whether `Accept-Encoding` has gzip, or anything, with a weight above zero. The name counts before
-/// the asterisk.
+/// Whether a client named gzip, or anything, and wants it no less than the plain form.
 fn accepts_gzip(headers: &HeaderMap) -> bool {
-    let codings = headers
-        .get_all(header::ACCEPT_ENCODING)
-        .iter()
-        .filter_map(|v| v.to_str().ok())
-        .flat_map(|v| v.split(','))
-        .map(|member| {
-            let mut parts = member.split(';').map(str::trim);
-            let coding = parts.next().unwrap_or_default().to_ascii_lowercase();
-            let weight = parts
-                .find_map(|p| p.strip_prefix("q=").or_else(|| p.strip_prefix("Q=")))
-                .map_or(1.0, |q| q.parse::<f32>().unwrap_or(0.0));
-            (coding, weight > 0.0)
-        });
-    let mut any = false;
-    let mut named = None;
-    for (coding, is_accepted) in codings {
-        match coding.as_str() {
-            "gzip" | "x-gzip" => named = Some(is_accepted),
-            "*" => any = is_accepted,
-            _ => {}
-        }
-    }
-    named.unwrap_or(any)
+    !coding::preferred(headers, &["gzip"]).is_empty()
 }
 
 #[cfg(test)]

@@ -205,8 +205,7 @@ struct Writer {
     format: Option<Arc<LineFormat>>,
     /// Buffer that is exchanged for those of the workers.
     spare: Lines,
-    lost_seen: u64,
-    warned: Option<Instant>,
+    losses: Losses,
 }
 
 impl Writer {
@@ -216,8 +215,7 @@ impl Writer {
             sink: None,
             format: None,
             spare: Lines::default(),
-            lost_seen: 0,
-            warned: None,
+            losses: Losses::default(),
         }
     }
 
@@ -310,22 +308,74 @@ impl Writer {
             .map(|worker| worker.lost.load(Ordering::Relaxed))
             .sum();
         let lost = self.shared.lost.load(Ordering::Relaxed) + of_workers;
-        let is_new = lost > self.lost_seen
-            && self
-                .warned
-                .is_none_or(|at| at.elapsed() >= WARNING_INTERVAL);
-        if !is_new {
-            return;
+        if let Some((lines, reason)) = self.losses.due(lost, failed, Instant::now()) {
+            tracing::warn!(
+                lines,
+                reason,
+                "lines of the access log are lost; nearcast_edge_access_log_lines_total counts them, repeated messages are suppressed"
+            );
         }
-        let reason = failed.map_or_else(
+    }
+}
+
+/// What was warned of.
+#[derive(Debug, Default)]
+struct Losses {
+    /// Lines that were lost by then.
+    seen: u64,
+    warned: Option<Instant>,
+    /// The last error since then: one that is over explains the lines that it lost.
+    failed: Option<std::io::Error>,
+}
+
+impl Losses {
+    /// The lines that were lost since the last warning, and why, where a warning is due. `lost` is
+    /// how many were lost so far, `failed` the error of the last writing.
+    fn due(
+        &mut self,
+        lost: u64,
+        failed: Option<std::io::Error>,
+        now: Instant,
+    ) -> Option<(u64, String)> {
+        self.failed = failed.or(self.failed.take());
+        let is_quiet = self
+            .warned
+            .is_some_and(|at| now.saturating_duration_since(at) < WARNING_INTERVAL);
+        if lost <= self.seen || is_quiet {
+            return None;
+        }
+        let reason = self.failed.take().map_or_else(
             || "it is written too slowly".to_owned(),
             |error| error.to_string(),
         );
-        tracing::warn!(
-            lines = lost - self.lost_seen,
-            reason,
-            "lines of the access log are lost; nearcast_edge_access_log_lines_total counts them, repeated messages are suppressed"
-        );
-        (self.lost_seen, self.warned) = (lost, Some(Instant::now()));
+        let lines = lost - self.seen;
+        (self.seen, self.warned) = (lost, Some(now));
+        Some((lines, reason))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_warning_names_the_last_error_also_when_that_is_over() {
+        let began = Instant::now();
+        let full = || Some(std::io::Error::other("the disk is full"));
+        let slow = "it is written too slowly";
+        let mut losses = Losses::default();
+        for (seconds, lost, failed, expected) in [
+            (0, 4, full(), Some((4, "the disk is full"))),
+            (1, 150, full(), None),
+            (2, 150, None, None),
+            (60, 192, None, Some((188, "the disk is full"))),
+            (61, 192, None, None),
+            (130, 195, None, Some((3, slow))),
+            (300, 195, None, None),
+        ] {
+            let due = losses.due(lost, failed, began + Duration::from_secs(seconds));
+            let expected = expected.map(|(lines, reason)| (lines, reason.to_owned()));
+            assert_eq!(due, expected, "after {seconds} s");
+        }
     }
 }
