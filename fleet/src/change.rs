@@ -32,6 +32,40 @@ pub enum Change {
     Push(PushOrder),
     /// Steers clients away from an edge or a cluster, or ends that.
     Drain(Drain),
+    /// Replaces what name servers and edges answer to authorities that issue certificates.
+    Challenges(Challenges),
+}
+
+/// The answers to the questions by which authorities check that names are ours (RFC 8555 section
+/// 8): all that are open at a time. They are no secrets.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Challenges {
+    /// What name servers answer.
+    #[serde(default)]
+    pub dns: Vec<DnsChallenge>,
+    /// What edges answer.
+    #[serde(default)]
+    pub http: Vec<HttpChallenge>,
+}
+
+/// A TXT record at `_acme-challenge.<host>` (RFC 8555 section 8.4).
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct DnsChallenge {
+    /// The host, without `*.`.
+    pub host: String,
+    /// Content of the record.
+    pub value: String,
+}
+
+/// A file at `/.well-known/acme-challenge/<token>` (RFC 8555 section 8.3).
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct HttpChallenge {
+    /// The host.
+    pub host: String,
+    /// Last part of the path.
+    pub token: String,
+    /// Content of the file.
+    pub key_authorization: String,
 }
 
 /// Begins or ends a drain.

@@ -61,6 +61,9 @@ pub struct Fleet {
     pub sites: Vec<Site>,
     /// Certificates that edges show to clients.
     pub tls: TlsSettings,
+    /// Certificates that control orders by ACME, or the only edge where there is no control; `None`
+    /// orders none.
+    pub acme: Option<Acme>,
     /// Certification authority that nodes and commands trust for `https` URLs of this fleet's own
     /// nodes (PEM); `None` trusts the authorities of the Web.
     pub ca: Option<PathBuf>,
@@ -105,6 +108,66 @@ pub struct TlsSettings {
     pub default_host: Option<String>,
     /// Oldest version of TLS.
     pub version_min: TlsVersion,
+}
+
+/// Certificates that control orders by ACME (RFC 8555).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Acme {
+    /// The authorities, in the order in which they are asked; at least one.
+    pub authorities: Vec<AcmeAuthority>,
+    /// Addresses of the operator for the authority's messages, as URLs (`mailto:...`).
+    pub contact: Vec<String>,
+    /// Resolver that is asked whether a name leads to this fleet; `None` is that of the system.
+    pub resolver: Option<SocketAddr>,
+    /// How authorities are shown that names are ours, for certificates that say nothing else;
+    /// `None` where it follows from the names.
+    pub challenge: Option<AcmeChallenge>,
+    /// Certificates with names of their own, perhaps wildcards. Each host of a site that none of
+    /// them covers gets a certificate for itself.
+    pub certificates: Vec<OrderedCertificate>,
+}
+
+/// A certificate that control orders, from a section `[[certificate]]` without files.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OrderedCertificate {
+    /// Its names, lower case: hosts and wildcards (`*.example.org`).
+    pub hosts: Vec<String>,
+    /// How the authority is shown that its names are ours; `None` is [`Acme::challenge`].
+    pub challenge: Option<AcmeChallenge>,
+}
+
+/// How an authority is shown that a name is ours.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum AcmeChallenge {
+    /// By a TXT record (RFC 8555 section 8.4).
+    Dns,
+    /// By a file on port 80 (RFC 8555 section 8.3).
+    Http,
+}
+
+/// An authority that issues certificates by ACME.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AcmeAuthority {
+    /// Its name here: a label.
+    pub name: String,
+    /// URL of its directory.
+    pub directory: String,
+    /// Authority that its own certificate is verified with (PEM, on control's machine); `None` are
+    /// those of the Web.
+    pub ca: Option<PathBuf>,
+    /// The account elsewhere that this one belongs to (RFC 8555 section 7.3.4).
+    pub external_account: Option<ExternalAccount>,
+    /// The authority's profile of certificates, such as `shortlived`; `None` is its default.
+    pub profile: Option<String>,
+}
+
+/// An account that an authority keeps elsewhere, with the key that proves it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ExternalAccount {
+    /// Its identifier.
+    pub key_id: String,
+    /// File with its key (base64url), on control's machine: only control reads it.
+    pub hmac_key_file: PathBuf,
 }
 
 /// The access log of the edges.
@@ -403,6 +466,10 @@ pub struct ClientLimits {
     pub http2: bool,
     /// Most concurrent streams of an HTTP/2 connection.
     pub http2_streams_max: u32,
+    /// Whether HTTP/3 is served, by UDP on the addresses of the listeners for TLS.
+    pub http3: bool,
+    /// Most concurrent requests of an HTTP/3 connection.
+    pub http3_streams_max: u32,
 }
 
 impl Default for ClientLimits {
@@ -417,6 +484,8 @@ impl Default for ClientLimits {
             handshake_timeout: Duration::from_secs(10),
             http2: true,
             http2_streams_max: 128,
+            http3: true,
+            http3_streams_max: 128,
         }
     }
 }
@@ -451,12 +520,27 @@ pub struct Site {
 }
 
 /// HTTPS towards the clients of a site.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct HttpsPolicy {
+    /// Whether the certificates of its hosts are files on the edges: control orders none for them.
+    pub brings_certificates: bool,
     /// Whether requests without TLS are redirected to `https`.
     pub redirect: bool,
     /// `Strict-Transport-Security` of responses over TLS (RFC 6797).
     pub hsts: Option<Hsts>,
+    /// Whether name servers answer HTTPS queries for its steered names with a record (RFC 9460).
+    pub dns_record: bool,
+}
+
+impl Default for HttpsPolicy {
+    fn default() -> Self {
+        Self {
+            brings_certificates: false,
+            redirect: false,
+            hsts: None,
+            dns_record: true,
+        }
+    }
 }
 
 /// `Strict-Transport-Security` (RFC 6797).
@@ -771,6 +855,14 @@ impl Fleet {
     /// dot.
     pub fn steered_name(&self, site: &Site) -> String {
         format!("{}.{}", site.name, self.zone)
+    }
+
+    /// The steered name that a host of a site can be a CNAME to; `None` where no site has the host, or
+    /// no name server answers for the name.
+    pub fn steered_name_of_host(&self, host: &str) -> Option<String> {
+        let has_host = |site: &&Site| site.hosts.iter().any(|one| one == host);
+        let mut sites = self.sites.iter().filter(|_| !self.name_servers.is_empty());
+        Some(self.steered_name(sites.find(has_host)?))
     }
 
     /// Whether both are equal, apart from the time of the revision.

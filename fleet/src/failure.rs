@@ -87,7 +87,7 @@ impl Failure {
                 "another program listens there; stop it or choose another address"
             }
             std::io::ErrorKind::PermissionDenied => {
-                "ports below 1024 need CAP_NET_BIND_SERVICE; choose a higher port or grant it"
+                "ports below 1024 need CAP_NET_BIND_SERVICE: start it as root, which it gives up, or grant it with `setcap cap_net_bind_service=+ep` on the program or sysctl net.ipv4.ip_unprivileged_port_start=80; or choose a higher port"
             }
             std::io::ErrorKind::AddrNotAvailable => "no interface of this machine has that address",
             _ => "the system refused it",

@@ -41,7 +41,7 @@ pub(crate) fn fold(mut entries: Vec<Entry>, now_unix_ms: u64) -> Vec<Entry> {
         let is_newest = newest.get(&key(&entry.change)) == Some(&n);
         is_newest
             && match &entry.change {
-                Change::FleetFile { .. } | Change::Drain(_) => true,
+                Change::FleetFile { .. } | Change::Drain(_) | Change::Challenges(_) => true,
                 Change::Push(order) => order.not_after_unix_ms > now_unix_ms || n == last,
                 Change::Purge(purge) => {
                     let is_later = |scope: &PurgeScope, soft| {
@@ -122,6 +122,7 @@ enum Key {
     Push(String),
     Purge(PurgeScope, bool),
     Drain(DrainTarget),
+    Challenges,
 }
 
 fn key(change: &Change) -> Key {
@@ -130,6 +131,7 @@ fn key(change: &Change) -> Key {
         Change::Push(order) => Key::Push(order.cluster.clone()),
         Change::Purge(purge) => Key::Purge(purge.scope.clone(), purge.soft),
         Change::Drain(drain) => Key::Drain(drain.target.clone()),
+        Change::Challenges(_) => Key::Challenges,
     }
 }
 
@@ -138,7 +140,19 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::change::{Drain, PushOrder};
+    use crate::change::{Challenges, DnsChallenge, Drain, PushOrder};
+
+    fn challenges(revision: u64, value: &str) -> Entry {
+        let (host, value) = ("a.test".to_owned(), value.to_owned());
+        Entry {
+            revision,
+            accepted_unix_ms: 0,
+            change: Change::Challenges(Challenges {
+                dns: vec![DnsChallenge { host, value }],
+                http: Vec::new(),
+            }),
+        }
+    }
 
     fn purge(revision: u64, scope: PurgeScope, soft: bool) -> Entry {
         Entry {
@@ -420,12 +434,13 @@ mod tests {
         orders: [Option<u64>; 2],
         /// Of each node, whether and since when its drain is known.
         drained: [Option<(u64, bool)>; 2],
+        challenges: Option<Challenges>,
         at: u64,
     }
 
     fn meaning(entries: &[Entry], after: u64) -> Meaning {
         let (mut purged, mut file, mut orders, mut at) = ([(0, 0); 3], None, [None; 2], after);
-        let mut drained = [None; 2];
+        let (mut drained, mut challenges) = ([None; 2], None);
         for entry in entries.iter().filter(|e| e.revision > after) {
             at = entry.revision;
             match &entry.change {
@@ -448,6 +463,7 @@ mod tests {
                     }
                 }
                 Change::FleetFile { text } => file = Some(text.clone()),
+                Change::Challenges(set) => challenges = Some(set.clone()),
                 Change::Drain(drain) => {
                     drained[drain.target.name().parse::<usize>().expect("a number")] =
                         Some((entry.revision, drain.drained))
@@ -463,6 +479,7 @@ mod tests {
             file,
             orders,
             drained,
+            challenges,
             at,
         }
     }
@@ -472,6 +489,7 @@ mod tests {
         prop_oneof![
             6 => (scope, any::<bool>()).prop_map(|(scope, soft)| purge(0, scope, soft)),
             1 => Just(file(0)),
+            1 => (0..3u8).prop_map(|value| challenges(0, &value.to_string())),
             2 => (0..2u8, any::<bool>()).prop_map(|(node, drained)| drain(0, &node.to_string(), drained)),
             2 => (0..2u8, prop_oneof![Just(50), Just(200)]).prop_map(|(cluster, until)| push(0, &cluster.to_string(), until)),
         ]

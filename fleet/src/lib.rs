@@ -2,12 +2,13 @@
 //!
 //! - configuration: [`file`] parses the fleet file into a [`config::Fleet`]; [`units`],
 //!   [`lookup`], [`secret`];
+//! - certificates: [`wanted_certificates`] says which control orders;
 //! - changes: [`change`] defines them, [`journal`] stores them at control, [`follow`] brings them
 //!   to the nodes, [`framed`] is the file format of both, [`drains`] and [`scope`] interpret them;
 //! - reports: [`report`] defines them, [`reporter`] sends them with [`client`] and [`node_key`];
 //!   [`trace`]: questions about single requests;
 //! - processes: [`admin`], [`role`], [`own_names`], [`failure`]; [`listener_tls`], `trust` and
-//!   [`ticket_keys`] are TLS between the nodes;
+//!   [`ticket_keys`] are TLS between the nodes, [`node_certificates`] brings edges what they show;
 //! - [`clock`], [`random`], [`disk`], [`request_fields`]: rules and sums that several roles must
 //!   agree on.
 //!
@@ -29,6 +30,7 @@ pub mod framed;
 pub mod journal;
 pub mod listener_tls;
 pub mod lookup;
+pub mod node_certificates;
 pub mod node_key;
 pub mod own_names;
 pub mod random;
@@ -44,3 +46,4 @@ pub mod ticket_keys;
 pub mod trace;
 mod trust;
 pub mod units;
+pub mod wanted_certificates;

@@ -242,6 +242,10 @@ pub struct DnsReport {
     pub rtt_prefixes: u64,
     /// Source of locations (`built-in`, or the database's description and build date).
     pub geo_source: String,
+    /// Revision of the challenges of authorities that it answers; 0 if there were none, and from nodes
+    /// of an earlier version.
+    #[serde(default)]
+    pub challenges_revision: u64,
 }
 
 /// Steered answers of one kind since start.

@@ -6,6 +6,7 @@
 use toml::de::{DeTable, DeValue};
 
 use super::access_log::ACCESS_LOG;
+use super::acme::{ACME, AUTHORITY};
 use super::clusters::{CLUSTER, NODE, PLACE};
 use super::compression::COMPRESSION;
 use super::control::{CONTROL, PUSH};
@@ -29,6 +30,7 @@ pub(super) const ROOT: Settings = Settings::of(&[
     "control",
     "tls",
     "certificate",
+    "acme",
     "steering",
     "origin_node",
     "name_server",
@@ -48,6 +50,8 @@ pub(super) const SETTINGS: &[(&str, Settings)] = &[
     ("control.push", PUSH),
     ("tls", TLS),
     ("certificate", CERTIFICATE),
+    ("acme", ACME),
+    ("acme.authority", AUTHORITY),
     ("steering", STEERING),
     ("steering.health", HEALTH),
     ("origin_node", ORIGIN_NODE),

@@ -377,7 +377,7 @@ fn check_listen_tls(
         section.note_at(
             "listen_tls",
             "the fleet has no certificate to show",
-            "add a section [[certificate]] with cert and key",
+            "add a section [[certificate]] with cert and key, or [acme], by which control orders certificates",
         );
     }
     found

@@ -48,6 +48,8 @@ pub(super) const CLIENTS: Settings = Settings::of(&[
     "handshake_timeout",
     "http2",
     "http2_streams_max",
+    "http3",
+    "http3_streams_max",
 ]);
 
 /// Default of `report_interval`.
@@ -250,5 +252,9 @@ pub(super) fn check_clients(section: &Section<'_>, otherwise: ClientLimits) -> C
         http2_streams_max: section
             .integer("http2_streams_max", 1..=1000)
             .map_or(otherwise.http2_streams_max, |n| n as u32),
+        http3: section.boolean("http3", otherwise.http3),
+        http3_streams_max: section
+            .integer("http3_streams_max", 1..=1000)
+            .map_or(otherwise.http3_streams_max, |n| n as u32),
     }
 }

@@ -5,6 +5,7 @@
 //! readers. A test compares `docs/fleet-file.md` with them.
 
 mod access_log;
+mod acme;
 mod catalogue;
 mod clusters;
 mod compression;
@@ -22,6 +23,7 @@ mod settings;
 mod site_https;
 mod sites;
 mod standalone;
+mod standalone_acme;
 mod steering;
 mod tls;
 mod values;
@@ -31,6 +33,7 @@ pub use self::catalogue::renamed_settings;
 pub use self::mistakes::{Mistake, describe};
 pub use self::secrets::{KeySource, read_key};
 pub use self::standalone::{StandaloneEdge, standalone_edge, standalone_origin};
+pub use self::standalone_acme::StandaloneAcme;
 
 use std::path::Path;
 use std::time::SystemTime;
@@ -38,6 +41,7 @@ use std::time::SystemTime;
 use toml::de::DeTable;
 
 use self::access_log::check_access_log;
+use self::acme::{ACME, OfFleet, check_acme};
 use self::catalogue::ROOT;
 use self::clusters::check_clusters;
 use self::control::check_control;
@@ -236,12 +240,13 @@ fn check(root: &Section<'_>, base: &Path, key: KeySource<'_>) -> Fleet {
         .map(|s| check_origin_node(s, base, &mut registry))
         .collect();
     let name_servers = check_name_servers(root, &zone, admin_identity.is_some(), &mut registry);
-    let tls = check_tls(root, base);
+    let acme = root.section("acme", ACME);
+    let (tls, ordered) = check_tls(root, base, acme.is_present());
     let for_clients = root.section("clients", CLIENTS);
     let clients = ForClients {
         limits: check_clients(&for_clients, ClientLimits::default()),
         trusted_proxies: check_trusted_proxies(&for_clients).unwrap_or_default(),
-        has_certificates: !tls.certificates.is_empty(),
+        has_certificates: !tls.certificates.is_empty() || acme.is_present(),
     };
     let clusters = check_clusters(root, &clients, &mut registry);
 
@@ -269,6 +274,15 @@ fn check(root: &Section<'_>, base: &Path, key: KeySource<'_>) -> Fleet {
     };
     let zones = check_zones(root, &head, &own, &name_servers);
 
+    let of_fleet = OfFleet {
+        zone: &zone,
+        has_control: control.is_some(),
+        has_name_servers: !name_servers.is_empty(),
+        clusters: &clusters,
+        sites: &sites,
+    };
+    let acme = check_acme(&acme, base, ordered, &of_fleet);
+
     Fleet {
         hostmaster: check_hostmaster(&head, &zone),
         zone,
@@ -289,6 +303,7 @@ fn check(root: &Section<'_>, base: &Path, key: KeySource<'_>) -> Fleet {
         clusters,
         sites,
         tls,
+        acme,
         ca: head.text("ca").map(|text| path(&text, base)),
         admin_identity,
         access_log: check_access_log(root),

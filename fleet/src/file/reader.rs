@@ -547,6 +547,7 @@ impl Text<'_> {
         let setting = self.path.rsplit('.').next().unwrap_or_default();
         let usual_port = match setting.split('[').next() {
             Some("listen") if self.path.starts_with("name_server") => 53,
+            Some("resolver") => 53,
             Some("listen") if self.path.starts_with("control") => 7700,
             Some("admin") => 9100,
             _ => 80,

@@ -8,8 +8,14 @@ use super::values::DAY;
 use crate::config::{Hsts, HttpsPolicy};
 
 /// Settings of `[site.https]`.
-pub(super) const HTTPS: Settings =
-    Settings::of(&["redirect", "hsts", "hsts_subdomains", "hsts_preload"]);
+pub(super) const HTTPS: Settings = Settings::of(&[
+    "acme",
+    "redirect",
+    "hsts",
+    "hsts_subdomains",
+    "hsts_preload",
+    "dns_record",
+]);
 
 /// Longest `hsts`.
 const HSTS_MAX: Duration = Duration::from_secs(3650 * 86_400);
@@ -42,11 +48,13 @@ pub(super) fn check_https(section: &Section<'_>) -> HttpsPolicy {
         );
     }
     HttpsPolicy {
+        brings_certificates: !section.boolean("acme", true),
         redirect,
         hsts: max_age.map(|max_age| Hsts {
             max_age,
             subdomains,
             preload,
         }),
+        dns_record: section.boolean("dns_record", true),
     }
 }

@@ -7,6 +7,7 @@ use super::clusters::FILL_RATE_BITS;
 use super::fleet_section::REPORT_INTERVAL;
 use super::names;
 use super::sites::SITE_TTL;
+use super::standalone_acme::{self, StandaloneAcme};
 use super::steering::default_steering;
 use crate::clock::FleetClock;
 use crate::config::{
@@ -20,12 +21,15 @@ use crate::units::Bytes;
 /// An edge without a fleet file.
 #[derive(Debug, Clone)]
 pub struct StandaloneEdge {
-    /// Addresses of its listeners for HTTP, at least one.
+    /// Addresses of its listeners for HTTP; at least one where it orders no certificates.
     pub listen: Vec<SocketAddr>,
     /// Addresses of its listeners for TLS.
     pub listen_tls: Vec<SocketAddr>,
     /// Certificates that it shows there.
     pub certificates: Vec<CertificateFiles>,
+    /// Certificates that it orders, in place of those. It then serves their hosts alone, and redirects
+    /// them to https.
+    pub ordered: StandaloneAcme,
     /// Its origin, `http://host[:port]` or `https://host[:port]`.
     pub origin: String,
     /// Parent of its state directory `edge`.
@@ -39,17 +43,19 @@ pub struct StandaloneEdge {
 }
 
 /// The fleet of one edge without a fleet file: node `edge` in cluster `local`, one site `site` for
-/// any host, without control, admin listener and node key. The edge forwards the client's `Host` to
+/// any host (or the hosts of the certificates that it orders), without control, admin listener and node key. The edge forwards the client's `Host` to
 /// the origin.
 ///
 /// # Errors
 /// [`FailureKind::Usage`] when the origin is no URL with a host only, there is no listener, a
-/// listener for TLS has no certificate, or a request field of the policy has an invalid name.
+/// listener for TLS has no certificate, a certificate is ordered that no authority issues, or a
+/// request field of the policy has an invalid name.
 pub fn standalone_edge(edge: StandaloneEdge) -> Result<Fleet, Failure> {
     let StandaloneEdge {
         listen,
         listen_tls,
         certificates,
+        ordered,
         origin,
         state_dir,
         memory,
@@ -70,14 +76,20 @@ pub fn standalone_edge(edge: StandaloneEdge) -> Result<Fleet, Failure> {
             )
         })?;
     }
-    let Some(service) = listen.first().copied() else {
+    let acme = standalone_acme::check(ordered)?;
+    let service = match acme {
+        Some(_) => listen.first().or(listen_tls.first()),
+        None => listen.first(),
+    };
+    let Some(service) = service.copied() else {
         return Err(Failure::new(
             FailureKind::Usage,
             "there is nothing to listen on; name an address and a port, such as 127.0.0.1:8080",
         ));
     };
 
-    if listen_tls.is_empty() != certificates.is_empty() {
+    let has_certificates = !certificates.is_empty() || acme.is_some();
+    if listen_tls.is_empty() == has_certificates {
         return Err(Failure::new(
             FailureKind::Usage,
             "a listener for TLS needs a certificate, and a certificate a listener; name an address, a certificate and its key",
@@ -86,7 +98,10 @@ pub fn standalone_edge(edge: StandaloneEdge) -> Result<Fleet, Failure> {
 
     let node = Node {
         name: "edge".into(),
-        addresses: listen.iter().map(SocketAddr::ip).collect(),
+        addresses: match listen.is_empty() {
+            true => vec![service.ip()],
+            false => listen.iter().map(SocketAddr::ip).collect(),
+        },
         listen,
         listen_tls,
         proxy_protocol: Vec::new(),
@@ -99,9 +114,17 @@ pub fn standalone_edge(edge: StandaloneEdge) -> Result<Fleet, Failure> {
         capacity_bits: None,
         clients: ClientLimits::default(),
     };
+    let hosts = match &acme {
+        Some(acme) => acme
+            .certificates
+            .iter()
+            .flat_map(|one| one.hosts.clone())
+            .collect(),
+        None => vec!["*".into()],
+    };
     let site = Site {
         name: "site".into(),
-        hosts: vec!["*".into()],
+        hosts,
         origin,
         origin_host: None,
         policy: SelectionPolicy::Geo,
@@ -110,7 +133,10 @@ pub fn standalone_edge(edge: StandaloneEdge) -> Result<Fleet, Failure> {
         cache,
         origin_policy: OriginPolicy::default(),
         purge: PurgePolicy::default(),
-        https: HttpsPolicy::default(),
+        https: HttpsPolicy {
+            redirect: acme.is_some(),
+            ..HttpsPolicy::default()
+        },
         compression: CompressionPolicy::default(),
     };
     Ok(Fleet {
@@ -120,6 +146,7 @@ pub fn standalone_edge(edge: StandaloneEdge) -> Result<Fleet, Failure> {
             certificates,
             ..TlsSettings::default()
         },
+        acme,
         ..standalone(state_dir)
     })
 }
@@ -198,6 +225,7 @@ fn standalone(state_dir: PathBuf) -> Fleet {
         clusters: Vec::new(),
         sites: Vec::new(),
         tls: TlsSettings::default(),
+        acme: None,
         ca: None,
         admin_identity: None,
         access_log: None,

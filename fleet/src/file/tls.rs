@@ -14,15 +14,34 @@ use crate::config::{CertificateFiles, TlsSettings, TlsVersion};
 pub(super) const TLS: Settings = Settings::of(&["default_host", "version_min"]);
 
 /// Settings of `[[certificate]]`.
-pub(super) const CERTIFICATE: Settings = Settings::of(&["cert", "key"]);
+pub(super) const CERTIFICATE: Settings = Settings::of(&["cert", "key", "hosts", "challenge"]);
 
-/// What edges show to clients. The files are on the edges: only they read them.
-pub(super) fn check_tls(root: &Section<'_>, base: &Path) -> TlsSettings {
+/// What edges show to clients, and the sections of the certificates that control orders, which have
+/// hosts in place of files. The files are on the edges: only they read them.
+pub(super) fn check_tls<'a>(
+    root: &Section<'a>,
+    base: &Path,
+    has_acme: bool,
+) -> (TlsSettings, Vec<Section<'a>>) {
     let section = root.section("tls", TLS);
     let mut certificates = Vec::new();
     let mut seen = HashSet::new();
+    let mut ordered = Vec::new();
     for one in root.sections("certificate", CERTIFICATE) {
-        let cert = one.need_text("cert", "cert = \"www.pem\", the certificate and its chain");
+        if one.has("hosts") && !one.has("cert") && !one.has("key") {
+            ordered.push(one);
+            continue;
+        }
+        for setting in ["hosts", "challenge"] {
+            if one.has(setting) {
+                one.note_at(
+                    setting,
+                    "this certificate has files, and serves the hosts that it contains",
+                    format!("remove {setting}; or remove cert and key, and control orders a certificate for hosts"),
+                );
+            }
+        }
+        let cert = one.need_text("cert", "cert = \"www.pem\", the certificate and its chain; or hosts instead of files, and control orders it");
         let key = one.need_text("key", "key = \"www.key\", its private key");
         let (Some(cert), Some(key)) = (cert, key) else {
             continue;
@@ -39,20 +58,21 @@ pub(super) fn check_tls(root: &Section<'_>, base: &Path) -> TlsSettings {
         }
         certificates.push(pair);
     }
-    if section.has("default_host") && certificates.is_empty() {
+    if section.has("default_host") && certificates.is_empty() && !has_acme {
         section.note_at(
             "default_host",
             "there is no certificate",
-            "add a section [[certificate]] with cert and key",
+            "add a section [[certificate]] with cert and key, or [acme]",
         );
     }
-    TlsSettings {
+    let settings = TlsSettings {
         certificates,
         default_host: section.text("default_host").map(|text| host(&text)),
         version_min: section
             .text("version_min")
             .map_or(TlsVersion::default(), |text| version(&text)),
-    }
+    };
+    (settings, ordered)
 }
 
 /// A host name or an address, as certificates name it.

@@ -200,6 +200,8 @@ trusted_proxies = "10.0.0.0/8"
 handshake_timeout = "4s"
 http2 = false
 http2_streams_max = 50
+http3 = false
+http3_streams_max = 60
 
 [tls]
 default_host = "WWW.demo.test."
@@ -208,6 +210,27 @@ version_min = "1.3"
 [[certificate]]
 cert = "tls/www.pem"
 key = "/etc/ssl/www.key"
+
+[[certificate]]
+hosts = ["*.Demo.test.", "demo.test"]
+challenge = "dns"
+
+[acme]
+terms_agreed = true
+contact = ["ops@demo.test", "mailto:tls@demo.test"]
+resolver = "192.0.2.99:53"
+challenge = "http"
+
+[[acme.authority]]
+name = "own"
+directory = "https://Acme.demo.test:14000/dir"
+ca = "keys/acme.pem"
+eab_key_id = "kid-1"
+eab_hmac_key_file = "/keys/eab.key"
+profile = "shortlived"
+
+[[acme.authority]]
+name = "letsencrypt"
 
 [access_log]
 path = "/var/log/cdn/access.log"
@@ -363,10 +386,12 @@ upgrades_max = 16
 upgrade_idle_timeout = "1h"
 
 [site.https]
+acme = false
 redirect = true
 hsts = "730d"
 hsts_subdomains = true
 hsts_preload = true
+dns_record = false
 
 [[zone]]
 name = "Demo.test"
@@ -557,6 +582,38 @@ fn every_setting_is_taken_as_written() {
         version_min: TlsVersion::V1_3,
     };
     assert_eq!(fleet.tls, tls);
+    let authority = |name: &str, directory: &str| AcmeAuthority {
+        name: name.into(),
+        directory: directory.into(),
+        ca: None,
+        external_account: None,
+        profile: None,
+    };
+    let acme = Acme {
+        authorities: vec![
+            AcmeAuthority {
+                ca: Some("/etc/nearcast/keys/acme.pem".into()),
+                external_account: Some(ExternalAccount {
+                    key_id: "kid-1".into(),
+                    hmac_key_file: "/keys/eab.key".into(),
+                }),
+                profile: Some("shortlived".into()),
+                ..authority("own", "https://Acme.demo.test:14000/dir")
+            },
+            authority(
+                "letsencrypt",
+                "https://acme-v02.api.letsencrypt.org/directory",
+            ),
+        ],
+        contact: vec!["mailto:ops@demo.test".into(), "mailto:tls@demo.test".into()],
+        resolver: Some("192.0.2.99:53".parse().expect("an address")),
+        challenge: Some(AcmeChallenge::Http),
+        certificates: vec![OrderedCertificate {
+            hosts: vec!["*.demo.test".into(), "demo.test".into()],
+            challenge: Some(AcmeChallenge::Dns),
+        }],
+    };
+    assert_eq!(fleet.acme, Some(acme));
     let node = &ams.nodes[0];
     assert_eq!(
         node.listen_tls,
@@ -589,6 +646,8 @@ fn every_setting_is_taken_as_written() {
         handshake_timeout: Duration::from_secs(4),
         http2: false,
         http2_streams_max: 50,
+        http3: false,
+        http3_streams_max: 60,
     };
     assert_eq!(
         node.clients,
@@ -623,12 +682,14 @@ fn every_setting_is_taken_as_written() {
     assert_eq!(
         site.https,
         HttpsPolicy {
+            brings_certificates: true,
             redirect: true,
             hsts: Some(Hsts {
                 max_age: Duration::from_secs(730 * 86_400),
                 subdomains: true,
                 preload: true,
             }),
+            dns_record: false,
         }
     );
     assert_eq!(
@@ -866,6 +927,7 @@ fn a_fleet_without_a_file() {
             listen: listen.clone(),
             listen_tls: Vec::new(),
             certificates: Vec::new(),
+            ordered: crate::file::StandaloneAcme::default(),
             origin: origin.to_owned(),
             state_dir: "/tmp/x".into(),
             memory: Bytes(1 << 20),
@@ -923,15 +985,21 @@ fn a_fleet_without_a_file() {
 #[test]
 fn listeners_for_tls_come_with_the_first_certificate() {
     let with = |node: &str, rest: &str| {
-        fleet_of(&SMALLEST.replace(
+        let keyed = SMALLEST.replace(
+            "[fleet]",
+            "[fleet]\nnode_key = \"a key that only this test knows\"",
+        );
+        fleet_of(&keyed.replace(
             "address = \"192.0.2.1\"\n",
             &format!("address = \"192.0.2.1\"\n{node}\n{rest}\n"),
         ))
     };
     let certificate = "[[certificate]]\ncert = \"a\"\nkey = \"b\"";
-    let table: [(&str, &str, &[&str]); 5] = [
+    let acme = "[control]\n[acme]\nterms_agreed = true";
+    let table: [(&str, &str, &[&str]); 6] = [
         ("", "", &[]),
         ("", certificate, &["192.0.2.1:443"]),
+        ("", acme, &["192.0.2.1:443"]),
         (
             "listen = [\"10.0.0.1:80\", \"10.0.0.1:8080\", \"[::]:80\"]",
             certificate,

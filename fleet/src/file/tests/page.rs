@@ -16,6 +16,10 @@ node_key = "a key that only this test knows"
 [[certificate]]
 cert = "www.pem"
 key = "www.key"
+[acme]
+terms_agreed = true
+[[acme.authority]]
+name = "letsencrypt"
 [access_log]
 path = "access.log"
 [control]
@@ -212,4 +216,41 @@ fn its_examples_are_good() {
     let fleet = fleet_of(&encrypted);
     assert!(fleet.ca.is_some() && fleet.admin_identity.is_some());
     assert!(fleet.control.is_some_and(|c| c.identity.is_some()));
+}
+
+/// The examples of `docs/certificates.md`, each with the settings that it leaves out.
+#[test]
+fn the_examples_of_the_page_on_certificates_are_good() {
+    const CERTIFICATES: &str = include_str!("../../../../docs/certificates.md");
+    let blocks = CERTIFICATES.split("```toml\n").skip(1);
+    let mut authorities = 0;
+    for (number, block) in blocks
+        .filter_map(|block| block.split_once("```"))
+        .map(|(block, _)| block)
+        .enumerate()
+    {
+        let block: String = block
+            .lines()
+            .map(|line| format!("{}\n", line.trim()))
+            .collect();
+        let acme = if block.contains("[acme]") {
+            ""
+        } else {
+            "[acme]\nterms_agreed = true\n"
+        };
+        let rest = "[control]\n[[name_server]]\nname = \"ns1\"\nlisten = \"192.0.2.53:53\"\n";
+        let keyed = SMALLEST
+            .replace(
+                "[fleet]",
+                "[fleet]\nnode_key = \"a key that only this test knows\"",
+            )
+            .replace(
+                "\"www.example.org\"",
+                "\"www.example.org\", \"example.org\"",
+            );
+        let fleet = fleet_of(&format!("{keyed}{rest}{acme}{block}"));
+        let acme = fleet.acme.unwrap_or_else(|| panic!("{number}"));
+        authorities += acme.authorities.len();
+    }
+    assert_eq!(authorities, 5, "one each, two in the list of several");
 }

@@ -1,6 +1,7 @@
 //! Wrong files: every mistake is found, with its place and a hint. The tables are split by settings.
 
 mod access_log;
+mod acme;
 mod clusters;
 mod control;
 mod fleet;
@@ -20,6 +21,7 @@ use super::*;
 /// The tables, by the file that has them.
 const WRONG: &[(&str, &[Case])] = &[
     ("access_log", access_log::CASES),
+    ("acme", acme::CASES),
     ("clusters", clusters::CASES),
     ("control", control::CASES),
     ("fleet", fleet::CASES),

@@ -128,6 +128,14 @@ pub(super) const CASES: &[Case] = &[
     ),
     (
         "ttl = \"5s\"\n",
+        "https.dns_record = \"no\"\n",
+        "https.dns_record",
+        20,
+        "https.dns_record: this is a string",
+        "true or false",
+    ),
+    (
+        "ttl = \"5s\"\n",
         "https.hsts = 365\n",
         "https.hsts",
         14,
