@@ -7,21 +7,20 @@
 //! - [`serve`] serves HTTP/1.1 on one connection, for the listeners of control, origin and admin.
 //!   The edge has its own HTTP/1.1 loop, and DNS its own messages.
 //! - [`stamp`] shows that a file has changed since it was read.
+//! - [`quic`] has the sockets, connection IDs and tokens of a QUIC server.
 //! - [`tls`] has certificates, handshakes and session tickets.
 //! - [`linger`] ends a connection whose peer may still be sending.
 //! - [`shutdown`] is the value that all of them wait for.
 //!
 //! This crate is the lowest of the workspace and depends on none of the others. It must not know
 //! the fleet file, nor the content of a response.
-//!
-//! QUIC belongs in a module `quic` beside [`accept`]: one endpoint for HTTP/3 and DNS over QUIC,
-//! with [`listen`], [`tls`] and [`shutdown`].
 
 pub mod accept;
 pub mod address;
 pub mod linger;
 pub mod listen;
 pub mod proxy_header;
+pub mod quic;
 pub mod serve;
 pub mod shutdown;
 pub mod stamp;

@@ -12,11 +12,13 @@ use std::time::Duration;
 use futures_util::future::poll_immediate;
 use rustls::server::Acceptor;
 use rustls::{AlertDescription, Error, PeerIncompatible};
+use tokio::io::AsyncWriteExt as _;
 use tokio::net::TcpStream;
 use tokio::sync::Semaphore;
 use tokio_rustls::LazyConfigAcceptor;
 use tokio_rustls::server::TlsStream;
 
+use super::challenge::Challenges;
 use super::identity::Identity;
 use super::store::{NoCertificate, Store};
 use crate::linger::{After, drain_input};
@@ -30,7 +32,7 @@ const METHODS: [&[u8]; 9] = [
 /// Begins HTTP/2 with prior knowledge (RFC 9113 section 3.4).
 const HTTP2_PREFACE: &[u8] = b"PRI ";
 
-/// Why a handshake failed.
+/// Why a handshake led to no requests.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Refusal {
     /// It took too long.
@@ -55,11 +57,14 @@ pub enum Refusal {
     ClientAlert,
     /// An error of this side.
     Internal,
+    /// It was complete: an authority has seen the certificate of a challenge, and asks for nothing
+    /// else (RFC 8737 section 3).
+    Challenge,
 }
 
 impl Refusal {
     /// All of them.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 12] = [
         Self::TimedOut,
         Self::Left,
         Self::PlainHttp,
@@ -71,6 +76,7 @@ impl Refusal {
         Self::NoProtocol,
         Self::ClientAlert,
         Self::Internal,
+        Self::Challenge,
     ];
 
     /// Its name in metrics and logs.
@@ -87,6 +93,7 @@ impl Refusal {
             Self::NoProtocol => "no-protocol",
             Self::ClientAlert => "client-alert",
             Self::Internal => "internal",
+            Self::Challenge => "challenge",
         }
     }
 }
@@ -134,12 +141,21 @@ impl HandshakeTurns {
 #[derive(Debug, Clone)]
 pub struct ServerSide {
     store: Arc<Store>,
+    challenges: Arc<Challenges>,
 }
 
 impl ServerSide {
     /// With these certificates.
     pub fn new(store: Arc<Store>) -> Self {
-        Self { store }
+        Self {
+            store,
+            challenges: Arc::default(),
+        }
+    }
+
+    /// What it shows authorities.
+    pub fn challenges(&self) -> &Arc<Challenges> {
+        &self.challenges
     }
 
     /// Its certificates.
@@ -193,6 +209,17 @@ impl ServerSide {
                 return Err(HandshakeError::new(refusal_of(&error)));
             }
         };
+        let question = self.challenges.find(&start.client_hello());
+        if let Some(config) = question {
+            let accept = start.into_stream(config).into_fallible();
+            return Err(HandshakeError::new(match in_turn(accept, turns).await {
+                Ok(stream) => {
+                    end(stream).await;
+                    Refusal::Challenge
+                }
+                Err((error, stream)) => failed(&error, stream).await,
+            }));
+        }
         let shown = match self.store.choose(&start.client_hello(), local) {
             Ok(shown) => shown,
             Err(why) => {
@@ -210,13 +237,7 @@ impl ServerSide {
                 stream,
                 identity: shown.identity,
             }),
-            Err((error, stream)) => {
-                let refusal = refusal_of(&error);
-                if refusal != Refusal::Left {
-                    linger(stream).await;
-                }
-                Err(HandshakeError::new(refusal))
-            }
+            Err((error, stream)) => Err(HandshakeError::new(failed(&error, stream).await)),
         }
     }
 }
@@ -267,12 +288,29 @@ async fn refuse(stream: TcpStream, alert: AlertDescription) {
     linger(stream).await;
 }
 
+/// Ends a connection whose handshake failed.
+async fn failed(error: &io::Error, stream: TcpStream) -> Refusal {
+    let refusal = refusal_of(error);
+    if refusal != Refusal::Left {
+        linger(stream).await;
+    }
+    refusal
+}
+
+/// Ends a connection after its handshake.
+async fn end(mut stream: TlsStream<TcpStream>) {
+    // An error means that the client has left.
+    let _ = stream.shutdown().await;
+    let (stream, _) = stream.into_inner();
+    linger(stream).await;
+}
+
 async fn linger(mut stream: TcpStream) {
     let _ = socket2::SockRef::from(&stream).shutdown(std::net::Shutdown::Write);
     drain_input(&mut stream, After::Alert, None).await;
 }
 
-fn refusal_of(error: &io::Error) -> Refusal {
+pub(super) fn refusal_of(error: &io::Error) -> Refusal {
     let inner = error.get_ref().and_then(|error| error.downcast_ref());
     match inner {
         Some(Error::NoApplicationProtocol) => Refusal::NoProtocol,

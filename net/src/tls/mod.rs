@@ -7,14 +7,19 @@
 //! - [`single`] is the configuration of a listener with one certificate.
 //! - [`handshake`] accepts one connection within a time-out, and says why where it does not;
 //!   [`tickets`] encrypts session tickets, so that any node with the same keys resumes a session.
+//! - [`challenge`] shows authorities the certificates that they ask for before they issue one.
+//!
+//! - [`quic`] is the handshake of a QUIC connection, with the same certificates.
 //!
 //! Follows RFC 8446 (TLS 1.3), RFC 5246 (TLS 1.2), RFC 6066 section 3 (server names), RFC 7301
-//! (ALPN) and RFC 9525 (names in certificates). Must not know the fleet file.
+//! (ALPN), RFC 8737 (challenges) and RFC 9525 (names in certificates). Must not know the fleet file.
 
+mod challenge;
 pub mod client;
 mod files;
 mod handshake;
 mod identity;
+mod quic;
 mod single;
 mod store;
 mod tickets;
@@ -23,12 +28,15 @@ use std::sync::Arc;
 
 use rustls::crypto::CryptoProvider;
 
+pub use challenge::{ChallengeError, Challenges};
 pub use client::{ClientRoots, client_config};
 pub use files::FileError;
 pub use handshake::{HandshakeError, HandshakeTurns, Refusal, ServerSide, TlsAccepted};
 pub use identity::Identity;
+pub use quic::{QuicHandshake, QuicSession, QuicSide};
 pub use single::single_server;
 pub use store::{CertificateState, Event, NoCertificate, PairFiles, ServerOptions, Store};
+pub(crate) use tickets::Keys;
 pub use tickets::{TicketKey, Tickets};
 
 /// The cryptography of all TLS here.

@@ -744,3 +744,143 @@ fn a_certificate_that_expires_is_warned_of_once_for_each_reason() {
     assert_eq!(short.warning(end - 15 * day), None);
     assert!(short.warning(end - 13 * day).is_some());
 }
+
+/// What an authority sees of a challenge (RFC 8737 section 3): the server's certificate, or the error.
+/// Its connection must end by itself.
+async fn ask_for_challenge(
+    side: &ServerSide,
+    name: &str,
+    offered: &[&[u8]],
+) -> (Result<Vec<u8>, String>, Refusal) {
+    let mut client = authority();
+    client.alpn_protocols = offered.iter().map(|protocol| protocol.to_vec()).collect();
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let address = listener.local_addr().expect("bound");
+    let stream = TcpStream::connect(address).await.expect("it listens");
+    let (accepted, _) = listener.accept().await.expect("a connection");
+    let name = ServerName::try_from(name.to_owned()).expect("a name");
+    let connect = async {
+        let connector = TlsConnector::from(Arc::new(client));
+        let mut stream = connector.connect(name, stream).await?;
+        let mut rest = Vec::new();
+        stream.read_to_end(&mut rest).await?;
+        assert!(rest.is_empty(), "the server closes without a word");
+        let connection = stream.get_ref().1;
+        assert_eq!(connection.alpn_protocol(), Some(&b"acme-tls/1"[..]));
+        Ok(connection.peer_certificates().expect("shown")[0].to_vec())
+    };
+    let (seen, accepted) = tokio::join!(connect, side.accept(accepted, LIMIT, None));
+    let refusal = accepted.expect_err("no requests follow").refusal;
+    (
+        seen.map_err(|error: std::io::Error| error.to_string()),
+        refusal,
+    )
+}
+
+/// A client that accepts every certificate: that of a challenge has a critical extension which
+/// other clients refuse.
+fn authority() -> ClientConfig {
+    #[derive(Debug)]
+    struct Any;
+
+    impl rustls::client::danger::ServerCertVerifier for Any {
+        fn verify_server_cert(
+            &self,
+            _: &rustls::pki_types::CertificateDer<'_>,
+            _: &[rustls::pki_types::CertificateDer<'_>],
+            _: &ServerName<'_>,
+            _: &[u8],
+            _: rustls::pki_types::UnixTime,
+        ) -> Result<rustls::client::danger::ServerCertVerified, rustls::Error> {
+            Ok(rustls::client::danger::ServerCertVerified::assertion())
+        }
+
+        fn verify_tls12_signature(
+            &self,
+            _: &[u8],
+            _: &rustls::pki_types::CertificateDer<'_>,
+            _: &rustls::DigitallySignedStruct,
+        ) -> Result<rustls::client::danger::HandshakeSignatureValid, rustls::Error> {
+            Ok(rustls::client::danger::HandshakeSignatureValid::assertion())
+        }
+
+        fn verify_tls13_signature(
+            &self,
+            _: &[u8],
+            _: &rustls::pki_types::CertificateDer<'_>,
+            _: &rustls::DigitallySignedStruct,
+        ) -> Result<rustls::client::danger::HandshakeSignatureValid, rustls::Error> {
+            Ok(rustls::client::danger::HandshakeSignatureValid::assertion())
+        }
+
+        fn supported_verify_schemes(&self) -> Vec<rustls::SignatureScheme> {
+            let algorithms = provider().signature_verification_algorithms;
+            algorithms.supported_schemes()
+        }
+    }
+
+    let mut client = client(&[]);
+    client.dangerous().set_certificate_verifier(Arc::new(Any));
+    client
+}
+
+#[tokio::test]
+async fn an_authority_alone_sees_the_certificate_of_a_challenge() {
+    const ACME: &[u8] = b"acme-tls/1";
+    const HTTP: &[u8] = b"http/1.1";
+    let files = Files::new();
+    let pair = files.make("a", &["a.test"]);
+    let side = side(vec![pair.clone()], options());
+    let (digest, other) = ([7; 32], [9; 32]);
+    let open = [
+        ("New.test".to_owned(), digest),
+        ("a.test".to_owned(), other),
+    ];
+    side.challenges().set(&open).expect("names");
+    for (name, digest) in [
+        ("new.test", digest),
+        ("NEW.test", digest),
+        ("a.test", other),
+    ] {
+        let (seen, refusal) = ask_for_challenge(&side, name, &[ACME]).await;
+        assert_eq!(refusal, Refusal::Challenge, "{name}");
+        let seen = seen.expect("a certificate");
+        let (_, seen) = x509_parser::parse_x509_certificate(&seen).expect("good");
+        let extension = seen
+            .extensions()
+            .iter()
+            .find(|extension| extension.oid.to_id_string() == "1.3.6.1.5.5.7.1.31");
+        let extension = extension.expect("acmeIdentifier");
+        assert!(extension.critical);
+        assert_eq!(extension.value, [&[4, 32][..], &digest].concat());
+        let names = seen.subject_alternative_name().expect("one").expect("one");
+        let [x509_parser::extensions::GeneralName::DNSName(only)] = names.value.general_names[..]
+        else {
+            panic!("{names:?}")
+        };
+        assert!(only.eq_ignore_ascii_case(name));
+    }
+
+    // Another host, no challenge, or a client that offers more gets no such certificate.
+    let (seen, refusal) = ask_for_challenge(&side, "b.test", &[ACME]).await;
+    assert!(seen.expect_err("refused").contains("UnrecognisedName"));
+    assert_eq!(refusal, Refusal::UnknownName);
+    let (connected, accepted) = {
+        let mut client = client(&[&pair]);
+        client.alpn_protocols = vec![ACME.to_vec(), HTTP.to_vec()];
+        shake(&side, &Arc::new(client), "a.test").await
+    };
+    assert_eq!(connected.expect("complete").1, leaf(&pair));
+    let accepted = accepted.expect("complete");
+    assert_eq!(accepted.stream.get_ref().1.alpn_protocol(), Some(HTTP));
+    side.challenges().set(&[]).expect("none");
+    let (seen, refusal) = ask_for_challenge(&side, "a.test", &[ACME]).await;
+    assert!(seen.expect_err("refused").contains("NoApplicationProtocol"));
+    assert_eq!(refusal, Refusal::NoProtocol);
+
+    for bad in ["*.a.test", "192.0.2.1", "ä.test"] {
+        let refused = side.challenges().set(&[(bad.to_owned(), digest)]);
+        let error = refused.expect_err("not a host").to_string();
+        assert!(error.contains(bad), "{error}");
+    }
+}

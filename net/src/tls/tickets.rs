@@ -62,11 +62,11 @@ impl TicketKey {
     }
 
     /// Whether it decrypts. One that has not begun does: another node's clock may be ahead.
-    fn decrypts_at(&self, now: u64) -> bool {
+    pub(crate) fn decrypts_at(&self, now: u64) -> bool {
         now < self.ends_unix_s
     }
 
-    fn encrypts_at(&self, now: u64) -> bool {
+    pub(crate) fn encrypts_at(&self, now: u64) -> bool {
         self.begins_unix_s <= now && self.decrypts_at(now)
     }
 
@@ -85,9 +85,10 @@ fn nonce() -> aead::Nonce {
     aead::Nonce::assume_unique_for_key([0; aead::NONCE_LEN])
 }
 
+/// The keys that are held, the newest first.
 #[derive(Debug)]
-struct Keys {
-    keys: Vec<TicketKey>,
+pub(crate) struct Keys {
+    pub(crate) keys: Vec<TicketKey>,
     /// Whether the process made them itself.
     are_own: bool,
 }
@@ -121,6 +122,12 @@ impl Tickets {
         }
         let are_own = keys.is_empty();
         self.keys.store(Arc::new(Keys { keys, are_own }));
+    }
+
+    /// All keys, with one that encrypts where the process makes its own.
+    pub(crate) fn held(&self, now: u64) -> Arc<Keys> {
+        let _made = self.current(now);
+        self.keys.load_full()
     }
 
     /// The key that encrypts. Where the given keys have all ended, or none has begun, there is
