@@ -32,7 +32,7 @@ const LOOP_MEMBERS_MAX: usize = 16;
 /// The member of `Via` that a node adds to a message, by the version of HTTP in which it received the
 /// message (RFC 9110 section 7.6.3).
 #[derive(Debug, Clone)]
-pub struct Via([HeaderValue; 3]);
+pub struct Via([HeaderValue; 4]);
 
 impl Via {
     /// For the node of that name.
@@ -41,7 +41,12 @@ impl Via {
     /// The name is not a field value.
     pub fn new(name: &str) -> Result<Self, InvalidHeaderValue> {
         let member = |version: &str| HeaderValue::try_from(format!("{version} {name}"));
-        Ok(Self([member("1.0")?, member("1.1")?, member("2.0")?]))
+        Ok(Self([
+            member("1.0")?,
+            member("1.1")?,
+            member("2.0")?,
+            member("3.0")?,
+        ]))
     }
 
     /// The member for a message that was received in this version. A message that the node makes
@@ -50,6 +55,7 @@ impl Via {
         &self.0[match version {
             Version::HTTP_10 => 0,
             Version::HTTP_2 => 2,
+            Version::HTTP_3 => 3,
             _ => 1,
         }]
     }
@@ -297,6 +303,7 @@ mod tests {
             (Version::HTTP_10, "1.0 ams-1"),
             (Version::HTTP_11, "1.1 ams-1"),
             (Version::HTTP_2, "2.0 ams-1"),
+            (Version::HTTP_3, "3.0 ams-1"),
         ] {
             assert_eq!(via.received(version), expected, "{version:?}");
         }

@@ -1,6 +1,6 @@
-//! The redirect of clients without TLS to `https`, and what browsers are told about TLS.
+//! The redirect of clients without TLS to `https`, and what browsers are told about TLS and HTTP/3.
 //!
-//! Follows RFC 9110 sections 15.4.2 and 15.4.9, RFC 6797 and RFC 8555 section 8.3.
+//! Follows RFC 9110 sections 15.4.2 and 15.4.9, RFC 6797, RFC 7838 and RFC 8555 section 8.3.
 
 use http::{HeaderName, HeaderValue, Method, StatusCode};
 use nearcast_fleet::config::Hsts;
@@ -8,6 +8,12 @@ use nearcast_fleet::config::Hsts;
 /// `Strict-Transport-Security` (RFC 6797 section 6.1).
 pub const STRICT_TRANSPORT_SECURITY: HeaderName =
     HeaderName::from_static("strict-transport-security");
+
+/// `Alt-Svc` (RFC 7838 section 3).
+pub const ALT_SVC: HeaderName = HeaderName::from_static("alt-svc");
+/// Seconds for which a client may remember that a host is served by HTTP/3. A client that does not
+/// get through returns to TCP at once (RFC 7838 section 2.4), so nothing fails when this is too long.
+const ALTERNATIVE_SECONDS: u32 = 86_400;
 
 /// The port of `https` without a number.
 const DEFAULT_PORT: u16 = 443;
@@ -65,6 +71,14 @@ pub fn strict_transport_security(hsts: &Hsts) -> HeaderValue {
     HeaderValue::try_from(value).expect("digits and words are a field's value")
 }
 
+/// The value of `Alt-Svc` for a host that is served by HTTP/3 on this port of the same address (RFC
+/// 9114 section 3.1.1). It is sent over TLS alone: another protocol has no way to show that it is
+/// the same host's (RFC 7838 section 2.1).
+pub fn alternative(port: u16) -> HeaderValue {
+    HeaderValue::try_from(format!("h3=\":{port}\"; ma={ALTERNATIVE_SECONDS}"))
+        .expect("digits and quotes are a field's value")
+}
+
 #[cfg(test)]
 mod tests {
     use std::time::Duration;
@@ -118,6 +132,17 @@ mod tests {
             (&[9443, 8443], 9443),
         ] {
             assert_eq!(redirect_port(ports.iter().copied()), expected, "{ports:?}");
+        }
+    }
+
+    #[test]
+    fn the_alternative_names_its_port() {
+        // RFC 7838 section 3.
+        for (port, expected) in [
+            (443, "h3=\":443\"; ma=86400"),
+            (8443, "h3=\":8443\"; ma=86400"),
+        ] {
+            assert_eq!(alternative(port), expected);
         }
     }
 
