@@ -2,8 +2,12 @@
 //! end, or the reason that there are none.
 //!
 //! Pure (RFC 1034 section 4.3.2, RFC 2308, RFC 4592, RFC 6672). Knows zones, not messages. For a
-//! steered name the outcome names the site; the caller selects the addresses.
+//! steered name the outcome names the site; the caller selects the addresses, or makes the HTTPS
+//! record.
 
+use std::sync::LazyLock;
+
+use crate::challenges::{ChallengeName, ChallengeRecords};
 use crate::message::{NAME_BYTES_MAX, QName, rtype};
 use crate::zone::{NameMatch, Node, RrSet, ZoneHead, Zones};
 
@@ -63,7 +67,7 @@ pub enum Outcome<'z> {
     Records(NameRef<'z>, &'z RrSet),
     /// One of several sets, for a question for any type (RFC 8482).
     AnyType(NameRef<'z>, &'z Node),
-    /// Addresses of a site, to be selected for the client.
+    /// Addresses of a site, to be selected for the client, or its HTTPS record, made from them.
     Steered(NameRef<'z>, usize),
     /// The name exists without that type.
     NoData,
@@ -101,6 +105,18 @@ pub fn resolve<'z>(
     qtype: u16,
     stops_before_steered: bool,
 ) -> Answer<'z> {
+    static NONE: LazyLock<ChallengeRecords> = LazyLock::new(ChallengeRecords::default);
+    resolve_with(zones, &NONE, qname, qtype, stops_before_steered)
+}
+
+/// [`resolve`] with the records of open challenges laid over the zones.
+pub fn resolve_with<'z>(
+    zones: &'z Zones,
+    challenges: &'z ChallengeRecords,
+    qname: &QName,
+    qtype: u16,
+    stops_before_steered: bool,
+) -> Answer<'z> {
     let mut answer = Answer {
         links: [const { None }; LINKS_MAX],
         outcome: Outcome::NotServed,
@@ -113,7 +129,14 @@ pub fn resolve<'z>(
     let mut name = qname;
     let mut owner = NameRef::Question;
     loop {
-        match step(zones, name.as_bytes(), qtype, &owner, &mut answer.zone) {
+        match step(
+            zones,
+            challenges,
+            name.as_bytes(),
+            qtype,
+            &owner,
+            &mut answer.zone,
+        ) {
             Step::End(outcome) => {
                 answer.outcome = match outcome {
                     Outcome::Steered(..) if count > 0 && stops_before_steered => {
@@ -193,6 +216,7 @@ enum Step<'z> {
 
 fn step<'z>(
     zones: &'z Zones,
+    challenges: &'z ChallengeRecords,
     name: &[u8],
     qtype: u16,
     owner: &NameRef<'z>,
@@ -225,6 +249,12 @@ fn step<'z>(
         }
     }
 
+    if !challenges.is_empty()
+        && let Some(outcome) = at_challenge(challenges, name, qtype, (node, is_exact), owner)
+    {
+        return Step::End(outcome);
+    }
+
     if is_exact {
         return at_node(node, qtype, owner);
     }
@@ -240,9 +270,38 @@ fn step<'z>(
     }
 }
 
+/// The outcome for a name that exists because of challenges, or has other records because of them.
+/// `node` is the name's own or its closest encloser; an alias there is followed as ever.
+fn at_challenge<'z>(
+    challenges: &'z ChallengeRecords,
+    name: &[u8],
+    qtype: u16,
+    (node, is_exact): (&'z Node, bool),
+    owner: &NameRef<'z>,
+) -> Option<Outcome<'z>> {
+    let found = challenges.find(name)?;
+    let alias = if is_exact { rtype::CNAME } else { rtype::DNAME };
+    if node.set(alias).is_some() {
+        return None;
+    }
+    match found {
+        ChallengeName::Txt(set) if qtype == rtype::TXT || (qtype == rtype::ANY && !is_exact) => {
+            Some(Outcome::Records(owner.clone(), set))
+        }
+        _ if is_exact => None,
+        ChallengeName::Txt(_) => Some(Outcome::NoData),
+        // A wildcard goes on to serve the hosts whose certificate is ordered, although the name of
+        // the challenge below a host would hide it (RFC 4592 section 2.2.2).
+        ChallengeName::Above => node.wildcard.is_none().then_some(Outcome::NoData),
+    }
+}
+
 fn at_node<'z>(node: &'z Node, qtype: u16, owner: &NameRef<'z>) -> Step<'z> {
+    // Written HTTPS records are the operator's word; where there are none, they are made from the
+    // addresses.
     if let Some(site) = node.site
-        && matches!(qtype, rtype::A | rtype::AAAA)
+        && (matches!(qtype, rtype::A | rtype::AAAA)
+            || qtype == rtype::HTTPS && node.set(qtype).is_none())
     {
         return Step::End(Outcome::Steered(owner.clone(), site));
     }

@@ -10,12 +10,13 @@ use std::sync::Arc;
 use arc_swap::ArcSwap;
 
 use crate::answer::{self, Answer, Outcome};
+use crate::challenges::ChallengeRecords;
 use crate::cookie::{self, CookieCheck, CookieSecrets};
 use crate::limit::Limiter;
 use crate::message::{ClientSubnet, Edns, QName, Query, Question, class, flag, rcode, rtype};
 use crate::metrics::{Tally, Transport};
 use crate::respond::{Draft, ede};
-use crate::steer::{Choice, ClientPrefix, Family, Snapshot, Steering};
+use crate::steer::{ClientPrefix, Family, Selection, Snapshot, Steering, Wanted};
 use crate::zone::Zones;
 use nearcast_fleet::random::Random;
 
@@ -98,7 +99,7 @@ impl Handler {
             Next::Chaos(question) => draft.write_chaos(question, &self.server_id, out),
             Next::Resolve(question) => {
                 match answer_from_zones(&mut draft, snapshot, worker, question) {
-                    Some((answer, choice)) => draft.write_answer(&answer, choice.as_ref(), out),
+                    Some((answer, selection)) => draft.write_answer(&answer, &selection, out),
                     None => draft.write_empty(out),
                 }
             }
@@ -239,7 +240,7 @@ fn answer_from_zones<'z>(
     snapshot: &'z Snapshot,
     worker: &mut Worker,
     question: &Question,
-) -> Option<(Answer<'z>, Option<Choice>)> {
+) -> Option<(Answer<'z>, Selection)> {
     let zones = snapshot.zones();
     if zones.zone_count() == 0 {
         draft.set_error(rcode::SERVFAIL, Some(ede::NOT_READY));
@@ -254,11 +255,11 @@ fn answer_from_zones<'z>(
         subnet: draft.subnet(),
         resolver: draft.client,
     };
-    let select = |site, client: &ClientPrefix, family| {
-        snapshot.select(site, client, family, worker.random.bits())
+    let select = |site, client: &ClientPrefix, wanted| {
+        snapshot.select_wanted(site, client, wanted, worker.random.bits())
     };
-    let (answer, choice) = look_up(
-        zones,
+    let (answer, selection) = look_up(
+        (zones, snapshot.challenges()),
         (&question.qname, question.qtype),
         requester,
         stops_at_link,
@@ -269,7 +270,7 @@ fn answer_from_zones<'z>(
         draft.set_error(rcode::REFUSED, Some(ede::NOT_AUTHORITATIVE));
         return None;
     }
-    Some((answer, choice))
+    Some((answer, selection))
 }
 
 /// The sender of a query: its client subnet, if it has one, and the resolver's address.
@@ -279,29 +280,30 @@ pub(crate) struct Requester {
     pub(crate) resolver: IpAddr,
 }
 
-/// Answers a question (name and type): the records, and for a steered name the addresses that
-/// `select` chooses for the client. Queries and explanations both use this function, so they cannot
+/// Answers a question (name and type): the records, and for a steered name what `select` chooses for
+/// the client. Queries and explanations both use this function, so they cannot
 /// differ.
 pub(crate) fn look_up<'z>(
-    zones: &'z Zones,
+    (zones, challenges): (&'z Zones, &'z ChallengeRecords),
     (qname, qtype): (&QName, u16),
     requester: Requester,
     stops_at_link: bool,
-    select: impl FnOnce(usize, &ClientPrefix, Family) -> Choice,
-) -> (Answer<'z>, Option<Choice>) {
-    let answer = answer::resolve(zones, qname, qtype, stops_at_link);
-    let choice = match &answer.outcome {
+    select: impl FnOnce(usize, &ClientPrefix, Wanted) -> Selection,
+) -> (Answer<'z>, Selection) {
+    let answer = answer::resolve_with(zones, challenges, qname, qtype, stops_at_link);
+    let selection = match &answer.outcome {
         Outcome::Steered(_, site) => {
-            let family = match qtype {
-                rtype::AAAA => Family::V6,
-                _ => Family::V4,
+            let wanted = match qtype {
+                rtype::HTTPS => Wanted::Service,
+                rtype::AAAA => Wanted::Addresses(Family::V6),
+                _ => Wanted::Addresses(Family::V4),
             };
             let client = client_prefix(requester.subnet, requester.resolver);
-            Some(select(*site, &client, family))
+            select(*site, &client, wanted)
         }
-        _ => None,
+        _ => Selection::Nothing,
     };
-    (answer, choice)
+    (answer, selection)
 }
 
 /// The client that an answer is for: the client subnet, or the resolver itself when the query has

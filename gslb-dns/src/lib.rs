@@ -2,10 +2,11 @@
 //!
 //! The path of a query: `transport` (sockets) -> `handler` (the steps in order) -> `message` (bytes)
 //! -> `answer` over `zone` (records) -> `steer` (addresses) -> `respond` (bytes). Beside it: `cookie`
-//! makes DNS cookies, `limit` bounds the answers to forged queries, `metrics` counts, and `kernel`
+//! makes DNS cookies, `challenges` holds the records of open orders of certificates, `limit` bounds the answers to forged queries, `metrics` counts, and `kernel`
 //! holds the system calls. `start` starts and ends the role.
 
 pub mod answer;
+pub mod challenges;
 pub mod cookie;
 pub mod handler;
 mod kernel;

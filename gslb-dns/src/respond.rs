@@ -5,17 +5,22 @@ use std::net::IpAddr;
 
 use crate::answer::{Answer, Link, NameRef, Outcome};
 use crate::message::{
-    ClientSubnet, Edns, HEADER_BYTES, OptRecord, Owner, Query, Question, Section, TCP_BYTES_MAX,
-    Tsig, UDP_BYTES_MAX, UDP_BYTES_PLAIN, Writer, class, flag, labels, rcode, rtype,
+    ClientSubnet, Edns, HEADER_BYTES, OptRecord, Owner, Query, Question, Section, ServiceParam,
+    TCP_BYTES_MAX, Tsig, UDP_BYTES_MAX, UDP_BYTES_PLAIN, Writer, class, flag, labels, rcode, rtype,
 };
 use crate::metrics::Transport;
-use crate::steer::{Choice, Reason};
+use crate::steer::{Choice, Protocols, Selection, Service};
 use crate::zone::{RrSet, ZoneHead};
 
 /// TTL of the HINFO record that stands for any type (RFC 8482 section 4.2).
 pub(crate) const ANY_TTL: u32 = 3600;
 /// Its data: CPU `RFC8482`, no system.
 const ANY_DATA: &[u8] = b"\x07RFC8482\x00";
+
+/// Priority of the only HTTPS record of a name (RFC 9460 section 2.4.1).
+pub(crate) const SERVICE_PRIORITY: u16 = 1;
+/// The port of `https` without a number, which an HTTPS record does not name.
+const HTTPS_PORT: u16 = 443;
 
 /// The extended DNS errors (RFC 8914) that responses carry.
 pub(crate) mod ede {
@@ -152,18 +157,18 @@ impl<'q> Draft<'q> {
         self.finish(w);
     }
 
-    /// Writes an answer, with the addresses chosen where its name is steered.
+    /// Writes an answer, with what was selected where its name is steered.
     pub(crate) fn write_answer(
         &mut self,
         answer: &Answer<'_>,
-        choice: Option<&Choice>,
+        selection: &Selection,
         out: &mut Vec<u8>,
     ) {
-        self.set_answer_options(answer, choice);
+        self.set_answer_options(answer, selection);
         let is_referral = matches!(answer.outcome, Outcome::Referral(..));
         let mut w = self.begin(out, if is_referral { 0 } else { flag::AA });
         let start = w.mark();
-        write_sections(&mut w, answer, choice);
+        write_sections(&mut w, answer, selection);
         self.rcode = rcode_of(answer);
         w.set_rcode(self.rcode);
 
@@ -179,18 +184,19 @@ impl<'q> Draft<'q> {
     }
 
     /// Sets the options that depend on the answer.
-    fn set_answer_options(&mut self, answer: &Answer<'_>, choice: Option<&Choice>) {
+    fn set_answer_options(&mut self, answer: &Answer<'_>, selection: &Selection) {
         let (subnet, is_tailored) = (self.subnet(), self.is_tailored());
         let Some(opt) = self.opt.as_mut() else {
             return;
         };
-        // An empty choice is the same for every client, as are all answers but addresses (RFC 7871
-        // section 7.2.1).
-        let scope = choice
-            .filter(|c| is_tailored && !c.addresses.is_empty())
-            .map_or(0, |c| c.scope_prefix);
+        // All answers but those of steered names are the same for every client (RFC 7871 section
+        // 7.2.1).
+        let scope = match is_tailored {
+            true => selection.scope_prefix(),
+            false => 0,
+        };
         opt.subnet = subnet.map(|s| (s, scope));
-        if choice.is_some_and(|c| c.reason == Reason::AllDown) {
+        if selection.is_all_down() {
             opt.extended_error = Some(ede::NO_REACHABLE);
         }
         if self.query.edns.is_some_and(|e| e.zone_version) {
@@ -235,7 +241,7 @@ fn write_set(w: &mut Writer<'_>, section: Section, owner: Owner<'_>, set: &RrSet
 }
 
 /// Writes the answer and authority sections.
-fn write_sections(w: &mut Writer<'_>, answer: &Answer<'_>, choice: Option<&Choice>) {
+fn write_sections(w: &mut Writer<'_>, answer: &Answer<'_>, selection: &Selection) {
     write_links(w, answer);
     match &answer.outcome {
         Outcome::Records(name, set) => write_set(w, Section::Answer, owner(name), set),
@@ -250,9 +256,12 @@ fn write_sections(w: &mut Writer<'_>, answer: &Answer<'_>, choice: Option<&Choic
                 ANY_DATA,
             ),
         },
-        Outcome::Steered(name, _) => match choice.filter(|c| !c.addresses.is_empty()) {
-            Some(choice) => write_addresses(w, owner(name), choice),
-            None => write_negative(w, answer.zone),
+        Outcome::Steered(name, _) => match selection {
+            Selection::Addresses(choice) => write_addresses(w, owner(name), choice),
+            Selection::Service(service) => with_params(service, |params| {
+                w.https_record(owner(name), service.main().ttl, SERVICE_PRIORITY, params);
+            }),
+            Selection::Nothing => write_negative(w, answer.zone),
         },
         Outcome::NoData | Outcome::NxDomain => write_negative(w, answer.zone),
         Outcome::Referral(name, set) => write_set(w, Section::Authority, Owner::Name(name), set),
@@ -296,6 +305,24 @@ fn write_addresses(w: &mut Writer<'_>, owner: Owner<'_>, choice: &Choice) {
                 w.small_record(Section::Answer, owner, rtype::AAAA, choice.ttl, &a.octets())
             }
         }
+    }
+}
+
+/// Gives the parameters of an HTTPS record, in the order of their keys.
+pub(crate) fn with_params<T>(service: &Service, then: impl FnOnce(&[ServiceParam<'_>]) -> T) -> T {
+    let Protocols { http2, http3 } = service.protocols;
+    // HTTP/1.1 is the default, which the record keeps (RFC 9460 section 7.1.2).
+    let alpn: &[&[u8]] = match (http3, http2) {
+        (true, true) => &[b"h3", b"h2"],
+        (true, false) => &[b"h3"],
+        (false, true) => &[b"h2"],
+        (false, false) => &[],
+    };
+    let v4 = ServiceParam::Ipv4Hint(&service.v4.addresses);
+    let v6 = ServiceParam::Ipv6Hint(&service.v6.addresses);
+    match service.port {
+        HTTPS_PORT => then(&[ServiceParam::Alpn(alpn), v4, v6]),
+        port => then(&[ServiceParam::Alpn(alpn), ServiceParam::Port(port), v4, v6]),
     }
 }
 

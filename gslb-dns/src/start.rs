@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use nearcast_fleet::admin::Readiness;
-use nearcast_fleet::change::Entry;
+use nearcast_fleet::change::{Change, Entry};
 use nearcast_fleet::clock::{now_unix_ms, now_unix_s};
 use nearcast_fleet::config::{Fleet, NameServer};
 use nearcast_fleet::drains::Drains;
@@ -176,7 +176,7 @@ impl Role for StartingServer {
             move |_| report.report(),
             until_end.clone(),
         ));
-        tasks.spawn(follow_drains(stored_drains, entries, steering, until_end));
+        tasks.spawn(follow_entries(stored_drains, entries, steering, until_end));
         admin.set_readiness(Readiness::Ready);
         tracing::info!(?addresses, "answering DNS");
         Ok(RunningServer {
@@ -217,9 +217,9 @@ fn cookie_key(fleet: &Fleet, own: Option<CookieKey>) -> Result<CookieKey, Failur
     Ok(CookieKey::of_bytes(bytes))
 }
 
-/// Follows the drains of operators. Name servers have no use for purges and pushes; new fleet files
-/// come by `fleet`.
-async fn follow_drains(
+/// Follows the drains of operators and the challenges of authorities. Name servers have no use for
+/// purges and pushes; new fleet files come by `fleet`.
+async fn follow_entries(
     mut drains: Drains,
     mut entries: mpsc::Receiver<Entry>,
     steering: Arc<Steering>,
@@ -228,6 +228,9 @@ async fn follow_drains(
     loop {
         tokio::select! {
             entry = entries.recv() => match entry {
+                Some(Entry { revision, change: Change::Challenges(open), .. }) => {
+                    steering.set_challenges(revision, open.dns);
+                }
                 Some(entry) if drains.fold(&entry) => steering.set_drained(drains.clone()),
                 Some(_) => {}
                 None => return shutdown.requested().await,

@@ -10,6 +10,7 @@ pub mod registry;
 mod edns;
 mod name;
 mod query;
+mod service;
 mod tsig;
 mod writer;
 
@@ -20,6 +21,7 @@ pub use name::{
 };
 pub use query::{QUERY_BYTES_MAX, Query, Question};
 pub use registry::{class, flag, rcode, rtype};
+pub use service::{ServiceParam, write_service};
 pub use tsig::Tsig;
 pub use writer::{Owner, Section, Writer};
 

@@ -3,6 +3,7 @@
 use super::edns::OptRecord;
 use super::name::name_bytes;
 use super::registry::{class, option, rtype};
+use super::service::{ServiceParam, write_service};
 use super::tsig::Tsig;
 use super::{HEADER_BYTES, UDP_BYTES_MAX};
 
@@ -245,6 +246,27 @@ impl<'b> Writer<'b> {
         record[10..10 + N].copy_from_slice(data);
         self.out.extend_from_slice(&record[..10 + N]);
         self.count(section);
+    }
+
+    /// Writes an HTTPS record of class IN whose target is its owner ([`write_service`]).
+    pub fn https_record(
+        &mut self,
+        owner: Owner<'_>,
+        ttl: u32,
+        priority: u16,
+        params: &[ServiceParam<'_>],
+    ) {
+        self.owner(owner);
+        let mut head = [0; 10];
+        head[..2].copy_from_slice(&rtype::HTTPS.to_be_bytes());
+        head[2..4].copy_from_slice(&class::IN.to_be_bytes());
+        head[4..8].copy_from_slice(&ttl.to_be_bytes());
+        self.out.extend_from_slice(&head);
+        let data_at = self.out.len();
+        write_service(self.out, priority, params);
+        let written = (self.out.len() - data_at) as u16;
+        self.out[data_at - 2..data_at].copy_from_slice(&written.to_be_bytes());
+        self.count(Section::Answer);
     }
 
     fn count(&mut self, section: Section) {

@@ -3,6 +3,7 @@
 use std::net::IpAddr;
 
 use super::addresses::Addresses;
+use super::service::Protocols;
 
 /// Which addresses are asked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -21,6 +22,15 @@ impl Family {
             Self::V6 => address.is_ipv6(),
         }
     }
+}
+
+/// The records of a steered name that are asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Wanted {
+    /// Addresses.
+    Addresses(Family),
+    /// The HTTPS record (RFC 9460).
+    Service,
 }
 
 /// The client that an answer is for: the prefix of the client-subnet option, or the resolver's own
@@ -135,6 +145,83 @@ impl Choice {
             ttl,
             scope_prefix: 0,
             reason,
+        }
+    }
+}
+
+/// The HTTPS record for one client, with the addresses that the client gets for `A` and `AAAA`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Service {
+    /// For `ipv4hint`.
+    pub v4: Choice,
+    /// For `ipv6hint`. It has the other's cluster, unless one of the two has no address of its
+    /// family.
+    pub v6: Choice,
+    /// The port of all edges.
+    pub port: u16,
+    /// The protocols of all edges of the cluster, or of both.
+    pub protocols: Protocols,
+}
+
+impl Service {
+    /// The choice that stands for both: that of IPv4, where it has addresses.
+    pub fn main(&self) -> &Choice {
+        match self.v4.addresses.is_empty() {
+            true => &self.v6,
+            false => &self.v4,
+        }
+    }
+}
+
+/// What was selected for one client.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[allow(
+    clippy::large_enum_variant,
+    reason = "it lives on the stack: a query allocates nothing"
+)]
+pub enum Selection {
+    /// The name has no such records, for any client, or is not steered.
+    Nothing,
+    /// Addresses of one family, at least one.
+    Addresses(Choice),
+    /// An HTTPS record with at least one address.
+    Service(Service),
+}
+
+impl Selection {
+    /// These addresses, if there are any.
+    pub fn of_choice(choice: Choice) -> Self {
+        match choice.addresses.is_empty() {
+            true => Self::Nothing,
+            false => Self::Addresses(choice),
+        }
+    }
+
+    /// This record, if it has an address.
+    pub fn of_service(service: Service) -> Self {
+        match service.main().addresses.is_empty() {
+            true => Self::Nothing,
+            false => Self::Service(service),
+        }
+    }
+
+    /// The scope to return with a client-subnet option. An answer without records is the same for
+    /// every client (RFC 7871 section 7.2.1).
+    pub fn scope_prefix(&self) -> u8 {
+        match self {
+            Self::Nothing => 0,
+            Self::Addresses(choice) => choice.scope_prefix,
+            Self::Service(service) => service.v4.scope_prefix.max(service.v6.scope_prefix),
+        }
+    }
+
+    /// Whether it has addresses although nothing is up.
+    pub fn is_all_down(&self) -> bool {
+        let is_down = |choice: &Choice| choice.reason == Reason::AllDown;
+        match self {
+            Self::Nothing => false,
+            Self::Addresses(choice) => is_down(choice),
+            Self::Service(service) => is_down(&service.v4) || is_down(&service.v6),
         }
     }
 }

@@ -5,7 +5,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use nearcast_fleet::config::{
-    Cluster, Fleet, HealthCheck, NameServer, Node, Record, SelectionPolicy, Site, Steering, Zone,
+    CertificateFiles, Cluster, Fleet, HealthCheck, NameServer, Node, Record, SelectionPolicy, Site,
+    Steering, Zone,
 };
 use nearcast_fleet::testing;
 pub(super) use nearcast_fleet::testing::{NODE_KEY as KEY, node};
@@ -81,6 +82,19 @@ pub(super) fn fleet() -> Fleet {
         },
         ..fleet
     }
+}
+
+/// [`fleet`] with a certificate, and with TLS on port 443 of every edge.
+pub(super) fn fleet_with_tls() -> Fleet {
+    let mut fleet = fleet();
+    fleet.tls.certificates.push(CertificateFiles {
+        cert: "a.pem".into(),
+        key: "a.key".into(),
+    });
+    for node in fleet.clusters.iter_mut().flat_map(|c| &mut c.nodes) {
+        node.listen_tls = vec![SocketAddr::new(node.addresses[0], 443)];
+    }
+    fleet
 }
 
 pub(super) const GEO: usize = 0;

@@ -56,6 +56,7 @@ mod ranges;
 mod refused;
 mod rtt;
 mod select;
+mod service;
 mod share;
 mod snapshot;
 mod state;
@@ -68,9 +69,10 @@ use nearcast_fleet::clock::now_unix_ms;
 use nearcast_net::shutdown::Shutdown;
 
 pub use self::addresses::Addresses;
-pub use self::choice::{Choice, ClientPrefix, Family, Reason};
+pub use self::choice::{Choice, ClientPrefix, Family, Reason, Selection, Service, Wanted};
 use self::location::Atlas;
 use self::metrics::SteeringCollector;
+pub use self::service::Protocols;
 pub use self::snapshot::{Revision, Snapshot};
 pub use self::steering::Steering;
 

@@ -7,12 +7,14 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use nearcast_fleet::config::{Fleet, SelectionPolicy};
 
 use super::addresses::Addresses;
-use super::choice::{Choice, ClientPrefix, Family, Reason};
+use super::choice::{Choice, ClientPrefix, Family, Reason, Selection, Service, Wanted};
 use super::counters::SelectionCounters;
 use super::location::{GRAIN_V4, GRAIN_V6, Location, MAPPED_BITS};
 use super::plan::Plan;
 use super::rtt::RttMap;
 use super::select::{self, ClusterState, Decision, Inputs};
+use super::service::{Services, SiteService};
+use crate::challenges::ChallengeRecords;
 use crate::zone::Zones;
 
 /// Longest TTL given, a week.
@@ -32,7 +34,9 @@ pub struct Revision {
 pub struct Snapshot {
     pub(super) fleet: Arc<Fleet>,
     pub(super) zones: Arc<Zones>,
+    pub(super) challenges: Arc<ChallengeRecords>,
     pub(super) plan: Arc<Plan>,
+    pub(super) services: Arc<Services>,
     pub(super) clusters: Vec<ClusterState>,
     pub(super) rtt: Arc<RttMap>,
     pub(super) counters: Arc<SelectionCounters>,
@@ -54,6 +58,11 @@ impl Snapshot {
         &self.zones
     }
 
+    /// The records of open challenges, laid over the zones.
+    pub fn challenges(&self) -> &ChallengeRecords {
+        &self.challenges
+    }
+
     /// Selects the addresses for one client of the `site`-th site of the fleet. Takes no lock and
     /// allocates nothing. A site that does not exist has no addresses.
     pub fn select(
@@ -63,21 +72,67 @@ impl Snapshot {
         family: Family,
         random: u64,
     ) -> Choice {
-        let address = masked(client);
-        let mut choice = self.decide(site, address, client.from_ecs, family, random);
-        if choice.scope_prefix > 0 && client.address.is_ipv6() && address.is_ipv4() {
-            // The scope belongs to the family of the query's client subnet.
-            choice.scope_prefix += MAPPED_BITS;
-        }
-        if !choice.addresses.is_empty() {
-            self.counters.add(
-                site,
-                choice.cluster,
-                choice.reason,
-                self.plan.atlas.country(address),
-            );
-        }
+        let turn = self.take_turn(site);
+        let choice = self.decide(site, client, family, random, turn);
+        self.count(site, client, &choice);
         choice
+    }
+
+    /// Selects what is asked for at a steered name, as [`Snapshot::select`] does.
+    pub fn select_wanted(
+        &self,
+        site: usize,
+        client: &ClientPrefix,
+        wanted: Wanted,
+        random: u64,
+    ) -> Selection {
+        match wanted {
+            Wanted::Addresses(family) => {
+                Selection::of_choice(self.select(site, client, family, random))
+            }
+            Wanted::Service => match self.services.of_site(site) {
+                Ok(service) => self.select_service(site, service, client, random),
+                Err(_) => Selection::Nothing,
+            },
+        }
+    }
+
+    /// Selects the addresses of both families, with the same random number and in the same turn, so
+    /// that both are of one cluster.
+    fn select_service(
+        &self,
+        site: usize,
+        service: &SiteService,
+        client: &ClientPrefix,
+        random: u64,
+    ) -> Selection {
+        let turn = self.take_turn(site);
+        let [v4, v6] =
+            [Family::V4, Family::V6].map(|family| self.decide(site, client, family, random, turn));
+        let service = service_of(service, v4, v6);
+        self.count(site, client, service.main());
+        Selection::of_service(service)
+    }
+
+    /// Counts an answer with addresses.
+    fn count(&self, site: usize, client: &ClientPrefix, choice: &Choice) {
+        if !choice.addresses.is_empty() {
+            let country = self.plan.atlas.country(masked(client));
+            self.counters
+                .add(site, choice.cluster, choice.reason, country);
+        }
+    }
+
+    /// The number of this answer of the site, where its clusters are given in turn.
+    fn take_turn(&self, site: usize) -> u64 {
+        let in_turn =
+            |site: &nearcast_fleet::config::Site| site.policy == SelectionPolicy::RoundRobin;
+        match self.turns.get(site) {
+            Some(turns) if self.fleet.sites.get(site).is_some_and(in_turn) => {
+                turns.fetch_add(1, Ordering::Relaxed)
+            }
+            _ => 0,
+        }
     }
 
     /// Gathers the inputs of a decision.
@@ -153,21 +208,23 @@ impl Snapshot {
     fn decide(
         &self,
         site: usize,
-        address: IpAddr,
-        from_ecs: bool,
+        client: &ClientPrefix,
         family: Family,
         random: u64,
+        turn: u64,
     ) -> Choice {
+        let address = masked(client);
         let Some(mut scoped) = self.inputs(site, address, family, random) else {
             return Choice::empty(0, Reason::NoAddress);
         };
-        scoped.inputs.has_subnet = from_ecs;
-        if scoped.inputs.policy == SelectionPolicy::RoundRobin
-            && let Some(turns) = self.turns.get(site)
-        {
-            scoped.inputs.turn = turns.fetch_add(1, Ordering::Relaxed);
+        scoped.inputs.has_subnet = client.from_ecs;
+        scoped.inputs.turn = turn;
+        let mut choice = self.choice(site, &scoped, select::decide(&scoped.inputs));
+        if choice.scope_prefix > 0 && client.address.is_ipv6() && address.is_ipv4() {
+            // The scope belongs to the family of the query's client subnet.
+            choice.scope_prefix += MAPPED_BITS;
         }
-        self.choice(site, &scoped, select::decide(&scoped.inputs))
+        choice
     }
 
     pub(super) fn choice(
@@ -197,6 +254,24 @@ impl Snapshot {
                 reason: decision.reason,
             },
         }
+    }
+}
+
+/// The HTTPS record for a client that gets these addresses.
+pub(super) fn service_of(service: &SiteService, v4: Choice, v6: Choice) -> Service {
+    let of = |choice: &Choice| match choice.addresses.is_empty() {
+        true => None,
+        false => Some(service.protocols(choice.cluster)),
+    };
+    let protocols = match (of(&v4), of(&v6)) {
+        (Some(a), Some(b)) => a.and(b),
+        (one, other) => one.or(other).unwrap_or_default(),
+    };
+    Service {
+        v4,
+        v6,
+        port: service.port,
+        protocols,
     }
 }
 

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::time::Instant;
 
+use nearcast_fleet::change::DnsChallenge;
 use nearcast_fleet::config::{Cluster, Fleet};
 use nearcast_fleet::drains::Drains;
 
@@ -18,8 +19,10 @@ use super::ramp::Ramps;
 use super::refused::RefusedKeys;
 use super::rtt::{RttMap, RttTable};
 use super::select::ClusterState;
+use super::service::Services;
 use super::share::{self, ClusterLoad, Fraction, Shares, WHOLE};
 use super::snapshot::Snapshot;
+use crate::challenges::ChallengeRecords;
 use crate::zone::Zones;
 use nearcast_fleet::random::mix;
 
@@ -36,7 +39,12 @@ const PAST_COUNTERS_MAX: usize = 8;
 pub(super) struct State {
     pub(super) fleet: Arc<Fleet>,
     pub(super) zones: Arc<Zones>,
+    /// The open challenges, with the revision that brought them.
+    pub(super) open_challenges: (u64, Vec<DnsChallenge>),
+    /// Their records over these zones.
+    pub(super) challenges: Arc<ChallengeRecords>,
     pub(super) plan: Arc<Plan>,
+    pub(super) services: Arc<Services>,
     /// By node name.
     pub(super) health: HashMap<String, HealthState>,
     /// By node name.
@@ -85,6 +93,12 @@ impl AcceptedShare {
 }
 
 impl State {
+    /// Lays the open challenges over the zones.
+    pub(super) fn lay_challenges(&mut self) {
+        let (_, open) = &self.open_challenges;
+        self.challenges = Arc::new(ChallengeRecords::new(open, &self.fleet.zone, &self.zones));
+    }
+
     pub(super) fn compile_rtt(&mut self, now_ms: u64) {
         self.rtt_changed = false;
         let begun = Instant::now();
@@ -254,7 +268,9 @@ impl State {
             clusters,
             fleet: self.fleet.clone(),
             zones: self.zones.clone(),
+            challenges: self.challenges.clone(),
             plan: self.plan.clone(),
+            services: self.services.clone(),
             rtt: self.rtt_map.clone(),
             counters: self.counters.clone(),
             turns: self.turns.clone(),

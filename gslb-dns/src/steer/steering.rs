@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use arc_swap::ArcSwap;
+use nearcast_fleet::change::DnsChallenge;
 use nearcast_fleet::clock::now_unix_ms;
 use nearcast_fleet::config::Node;
 use nearcast_fleet::drains::Drains;
@@ -21,6 +22,7 @@ use super::plan::Plan;
 use super::ramp::Ramps;
 use super::refused::RefusedKeys;
 use super::rtt::{self, RttTable, Topology};
+use super::service::Services;
 use super::share::Shares;
 use super::snapshot::{Revision, Snapshot};
 use super::state::{DRAINED, State, turns};
@@ -60,8 +62,11 @@ impl Steering {
             keys: RefusedKeys::default(),
             counters,
             turns: turns(&fleet),
+            services: Arc::new(Services::new(&fleet)),
             past: Vec::new(),
             settled: BTreeMap::new(),
+            open_challenges: (0, Vec::new()),
+            challenges: Arc::default(),
             fleet,
             zones,
             plan,
@@ -183,6 +188,15 @@ impl Steering {
         self.publish(&state);
     }
 
+    /// Sets the challenges that are answered (RFC 8555 section 8.4), and the revision that brought
+    /// them.
+    pub fn set_challenges(&self, revision: u64, open: Vec<DnsChallenge>) {
+        let mut state = self.state();
+        state.open_challenges = (revision, open);
+        state.lay_challenges();
+        self.publish(&state);
+    }
+
     /// Adopts another revision of the fleet with its zones, or another atlas.
     pub(super) fn adopt(
         &self,
@@ -241,9 +255,11 @@ impl Steering {
             state.turns = turns(&fleet);
         }
 
+        state.services = Arc::new(Services::new(&fleet));
         state.fleet = fleet;
         state.zones = zones;
         state.plan = plan;
+        state.lay_challenges();
         state.compile_rtt(now_ms);
         state.refresh(now_ms);
         self.publish(&state);
@@ -313,6 +329,7 @@ impl Steering {
                 })
             })
             .collect();
+        (report.challenges_revision, _) = state.open_challenges;
         report.rtt_prefixes = state.rtt_map.prefixes as u64;
         report.geo_source.clone_from(&state.plan.atlas.description);
     }

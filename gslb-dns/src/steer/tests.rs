@@ -23,6 +23,7 @@ use super::*;
 use nearcast_fleet::random::mix;
 
 mod lying_nodes;
+mod service;
 mod spill;
 
 /// No exploration, first address first.

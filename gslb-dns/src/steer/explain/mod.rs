@@ -16,7 +16,7 @@ use nearcast_fleet::config::Fleet;
 use self::query::ExplainQuery;
 use self::steered::Context;
 use self::view::{ClientView, DnsView, Explanation, SteeredView};
-use super::choice::{ClientPrefix, Family};
+use super::choice::{ClientPrefix, Selection, Wanted};
 use super::snapshot::masked;
 use super::steering::Steering;
 use crate::answer::{Answer, Outcome};
@@ -58,22 +58,30 @@ impl Steering {
             now_ms,
         };
 
-        let mut steered = None;
-        let select = |site: usize, client: &ClientPrefix, family: Family| {
-            let (choice, view) = context.explain_choice(site, client, family);
-            steered = view;
-            choice
+        let (mut steered, mut absence) = (None, None);
+        let select = |site: usize, client: &ClientPrefix, wanted: Wanted| match context
+            .explain_selection(site, client, wanted)
+        {
+            Ok((selection, view)) => {
+                steered = view;
+                selection
+            }
+            Err(reason) => {
+                absence = Some(reason);
+                Selection::Nothing
+            }
         };
         let question = (&qname, query.qtype);
-        let zones = snapshot.zones();
-        let (answer, choice) = handler::look_up(zones, question, query.requester(), false, select);
+        let zones = (snapshot.zones(), snapshot.challenges());
+        let (answer, selection) =
+            handler::look_up(zones, question, query.requester(), false, select);
 
         let last_name = records::last_name(&answer, &query.host);
         let dns = DnsView {
             status: status(&answer),
-            kind: records::kind(&answer, choice.as_ref()),
+            kind: records::kind(&answer, &selection),
             zone: answer.zone.map(|zone| presentation(&zone.apex)),
-            records: records::answer_section(&answer, choice.as_ref(), &query.host, &last_name),
+            records: records::answer_section(&answer, &selection, &query.host, &last_name),
             catch_all: match steered {
                 Some(_) => None,
                 None => catch_all(&snapshot.fleet, &query.host),
@@ -82,6 +90,10 @@ impl Steering {
         let summary = match &steered {
             Some(steered) => summary::of_choice(query.client(), steered),
             None => summary::of_records(query, &answer, &dns, &last_name),
+        };
+        let summary = match absence {
+            Some(absence) => format!("{summary}: {}", absence.reason()),
+            None => summary,
         };
 
         if answer.outcome == Outcome::NotServed {

@@ -2,16 +2,16 @@
 
 use super::view::RecordView;
 use crate::answer::{Answer, Link, NameRef, Outcome};
-use crate::message::presentation;
 use crate::message::registry::type_shown;
+use crate::message::{presentation, rtype, write_service};
 use crate::respond;
-use crate::steer::choice::Choice;
+use crate::steer::choice::Selection;
 use crate::zone::{RrSet, text};
 
 /// The answer's kind in a word.
-pub(super) fn kind(answer: &Answer<'_>, choice: Option<&Choice>) -> &'static str {
+pub(super) fn kind(answer: &Answer<'_>, selection: &Selection) -> &'static str {
     match answer.outcome {
-        Outcome::Steered(..) if choice.is_some_and(|c| c.addresses.is_empty()) => "no-data",
+        Outcome::Steered(..) if *selection == Selection::Nothing => "no-data",
         Outcome::Steered(..) => "steered",
         Outcome::Records(..) | Outcome::AnyType(..) => "records",
         Outcome::NoData => "no-data",
@@ -25,19 +25,31 @@ pub(super) fn kind(answer: &Answer<'_>, choice: Option<&Choice>) -> &'static str
 /// The answer section: the aliases that were followed, then the records of their end, `owner`.
 pub(super) fn answer_section(
     answer: &Answer<'_>,
-    choice: Option<&Choice>,
+    selection: &Selection,
     host: &str,
     owner: &str,
 ) -> Vec<RecordView> {
     let mut records = links(answer, host);
-    match (&answer.outcome, choice) {
-        (Outcome::Steered(..), Some(choice)) => {
+    match (&answer.outcome, selection) {
+        (Outcome::Steered(..), Selection::Addresses(choice)) => {
             records.extend(choice.addresses.iter().map(|address| RecordView {
                 owner: owner.to_owned(),
                 ttl: choice.ttl,
                 r#type: if address.is_ipv4() { "A" } else { "AAAA" }.to_owned(),
                 data: address.to_string(),
             }));
+        }
+        (Outcome::Steered(..), Selection::Service(service)) => {
+            let mut data = Vec::new();
+            respond::with_params(service, |params| {
+                write_service(&mut data, respond::SERVICE_PRIORITY, params);
+            });
+            records.push(RecordView {
+                owner: owner.to_owned(),
+                ttl: service.main().ttl,
+                r#type: type_shown(rtype::HTTPS),
+                data: text::shown(rtype::HTTPS, &data),
+            });
         }
         (Outcome::Records(_, set), _) => add_set(&mut records, owner, set),
         (Outcome::AnyType(_, node), _) => match node.sets.first().filter(|_| node.site.is_none()) {

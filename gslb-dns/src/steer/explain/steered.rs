@@ -6,11 +6,12 @@ use nearcast_fleet::config::{Cluster, SelectionPolicy, Site};
 
 use super::summary;
 use super::view::{CandidateView, ChosenView, LocationView, MeasuredView, NodeView, SteeredView};
-use crate::steer::choice::{Choice, ClientPrefix, Family, Reason};
+use crate::steer::choice::{Choice, ClientPrefix, Family, Selection, Wanted};
 use crate::steer::location::Location;
 use crate::steer::plan::distance_km;
 use crate::steer::select::{self, Decision, UNMEASURED};
-use crate::steer::snapshot::{ScopedInputs, Snapshot, masked};
+use crate::steer::service::NoRecord;
+use crate::steer::snapshot::{ScopedInputs, Snapshot, masked, service_of};
 use crate::steer::state::{DRAINED, State};
 use nearcast_fleet::random::Random;
 
@@ -31,17 +32,53 @@ struct Decided<'a> {
 }
 
 impl Context<'_> {
-    /// The choice that `select` would make, chance aside, and the reasons for it.
-    pub(super) fn explain_choice(
+    /// What the query path would select, chance aside, and the reasons for it.
+    ///
+    /// # Errors
+    /// The site has no HTTPS record, for any client.
+    pub(super) fn explain_selection(
         &self,
         site: usize,
         client: &ClientPrefix,
-        family: Family,
-    ) -> (Choice, Option<SteeredView>) {
-        match self.decide(site, client, family) {
-            Some(decided) => (decided.choice, Some(self.describe(&decided))),
-            None => (Choice::empty(0, Reason::NoAddress), None),
+        wanted: Wanted,
+    ) -> Result<(Selection, Option<SteeredView>), NoRecord> {
+        match wanted {
+            Wanted::Addresses(family) => Ok(match self.decide(site, client, family) {
+                Some(decided) => (
+                    Selection::of_choice(decided.choice),
+                    Some(self.describe(&decided)),
+                ),
+                None => (Selection::Nothing, None),
+            }),
+            Wanted::Service => {
+                let service = self.snapshot.services.of_site(site)?;
+                let v4 = self.decide(site, client, Family::V4);
+                let v6 = self.decide(site, client, Family::V6);
+                Ok(match v4.zip(v6) {
+                    Some((v4, v6)) => {
+                        let service = service_of(service, v4.choice, v6.choice);
+                        let view = self.describe_both(&v4, &v6);
+                        (Selection::of_service(service), Some(view))
+                    }
+                    None => (Selection::Nothing, None),
+                })
+            }
         }
+    }
+
+    /// The choices of an HTTPS record: as that of IPv4, where it has addresses, with those of both
+    /// families.
+    fn describe_both(&self, v4: &Decided<'_>, v6: &Decided<'_>) -> SteeredView {
+        let (main, other) = match v4.choice.addresses.is_empty() {
+            true => (v6, None),
+            false => (v4, Some(v6)),
+        };
+        let mut view = self.describe(main);
+        view.family = "HTTPS";
+        if let (Some(chosen), Some(other)) = (view.chosen.as_mut(), other) {
+            chosen.addresses.extend(other.choice.addresses.iter());
+        }
+        view
     }
 
     fn decide(&self, site: usize, client: &ClientPrefix, family: Family) -> Option<Decided<'_>> {

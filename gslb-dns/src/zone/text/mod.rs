@@ -157,6 +157,7 @@ fn known_shown(rtype: u16, data: &[u8]) -> Option<String> {
             word(4)?,
             absolute_shown(data.get(6..)?)
         )),
+        rtype::SVCB | rtype::HTTPS => service::service_shown(data),
         rtype::TXT | rtype::SPF => {
             let mut texts = Vec::new();
             let mut rest = data;

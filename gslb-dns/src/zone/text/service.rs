@@ -4,7 +4,9 @@ use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, Ipv6Addr};
 
 use super::DataError;
+use super::absolute_shown;
 use super::fields::{FieldReader, base64};
+use crate::message::{is_name, name_bytes};
 
 /// SVCB and HTTPS (RFC 9460 section 2): priority, target, parameters in ascending key order.
 pub(super) fn service(r: &mut FieldReader<'_>) -> Result<(), DataError> {
@@ -61,18 +63,20 @@ pub(super) fn service(r: &mut FieldReader<'_>) -> Result<(), DataError> {
     Ok(())
 }
 
+/// Keys with a name, by number.
+const KEYS: [&str; 9] = [
+    "mandatory",
+    "alpn",
+    "no-default-alpn",
+    "port",
+    "ipv4hint",
+    "ech",
+    "ipv6hint",
+    "dohpath",
+    "ohttp",
+];
+
 fn service_key(text: &str) -> Option<u16> {
-    const KEYS: [&str; 9] = [
-        "mandatory",
-        "alpn",
-        "no-default-alpn",
-        "port",
-        "ipv4hint",
-        "ech",
-        "ipv6hint",
-        "dohpath",
-        "ohttp",
-    ];
     let known = KEYS.iter().position(|k| *k == text).map(|k| k as u16);
     known.or_else(|| text.strip_prefix("key")?.parse().ok())
 }
@@ -112,4 +116,70 @@ fn service_value(key: u16, value: Option<&[u8]>) -> Option<Vec<u8>> {
             .map(|v| v.concat()),
         _ => Some(value.unwrap_or_default().to_vec()),
     }
+}
+
+/// Data in presentation format; `None` for data with a parameter whose value needs escapes or has no
+/// form of its own here.
+pub(super) fn service_shown(data: &[u8]) -> Option<String> {
+    let (priority, rest) = data.split_first_chunk::<2>()?;
+    let (target, mut rest) = rest.split_at_checked(name_bytes(rest))?;
+    if !is_name(target) {
+        return None;
+    }
+    let mut shown = format!(
+        "{} {}",
+        u16::from_be_bytes(*priority),
+        absolute_shown(target)
+    );
+    while !rest.is_empty() {
+        let (head, after) = rest.split_first_chunk::<4>()?;
+        let key = u16::from_be_bytes([head[0], head[1]]);
+        let (value, after) =
+            after.split_at_checked(usize::from(u16::from_be_bytes([head[2], head[3]])))?;
+        shown.push(' ');
+        shown.push_str(&value_shown(key, value)?);
+        rest = after;
+    }
+    Some(shown)
+}
+
+fn value_shown(key: u16, value: &[u8]) -> Option<String> {
+    let key_text = *KEYS.get(usize::from(key))?;
+    let values: Vec<String> = match key {
+        0 => value
+            .chunks(2)
+            .map(|chunk| {
+                let key = u16::from_be_bytes(chunk.try_into().ok()?);
+                let known = KEYS.get(usize::from(key)).map(|&name| name.to_owned());
+                Some(known.unwrap_or_else(|| format!("key{key}")))
+            })
+            .collect::<Option<_>>()?,
+        1 => protocols_shown(value)?,
+        2 | 8 if value.is_empty() => return Some(key_text.to_owned()),
+        3 => vec![u16::from_be_bytes(value.try_into().ok()?).to_string()],
+        4 => value
+            .chunks(4)
+            .map(|chunk| Some(Ipv4Addr::from(<[u8; 4]>::try_from(chunk).ok()?).to_string()))
+            .collect::<Option<_>>()?,
+        6 => value
+            .chunks(16)
+            .map(|chunk| Some(Ipv6Addr::from(<[u8; 16]>::try_from(chunk).ok()?).to_string()))
+            .collect::<Option<_>>()?,
+        _ => return None,
+    };
+    Some(format!("{key_text}={}", values.join(",")))
+}
+
+fn protocols_shown(mut value: &[u8]) -> Option<Vec<String>> {
+    let mut protocols = Vec::new();
+    while let Some((len, after)) = value.split_first() {
+        let (id, after) = after.split_at_checked(usize::from(*len))?;
+        let is_plain = |b: &u8| b.is_ascii_alphanumeric() || b"./-".contains(b);
+        if id.is_empty() || !id.iter().all(is_plain) {
+            return None;
+        }
+        protocols.push(String::from_utf8_lossy(id).into_owned());
+        value = after;
+    }
+    Some(protocols)
 }

@@ -167,3 +167,35 @@ proptest::proptest! {
         }
     }
 }
+
+#[test]
+fn service_records_are_shown_as_they_are_written() {
+    for text in [
+        "1 .",
+        "0 svc.example.org.",
+        "16 svc.example.org. alpn=h3,h2,http/1.1 port=8443",
+        "1 . mandatory=alpn,key9 alpn=h2 key9=x",
+        "1 . alpn=h2 no-default-alpn ipv4hint=192.0.2.1,192.0.2.2 ipv6hint=2001:db8::1",
+    ] {
+        let wire = data(rtype::HTTPS, text, ORIGIN).unwrap_or_else(|e| panic!("{text}: {e}"));
+        let expected = match text.contains("key9=") {
+            // A value without a form of its own: the generic one.
+            true => format!("\\# {}", wire.len()),
+            false => text.to_owned(),
+        };
+        assert!(shown(rtype::HTTPS, &wire).starts_with(&expected), "{text}");
+        assert_eq!(
+            data(rtype::HTTPS, &shown(rtype::HTTPS, &wire), ORIGIN),
+            Ok(wire)
+        );
+    }
+    for broken in [
+        &[][..],
+        &[0],
+        &[0, 1],
+        &[0, 1, 0, 0, 1, 0, 9],
+        &[0, 1, 5, b'a'],
+    ] {
+        assert!(shown(rtype::SVCB, broken).starts_with("\\# "), "{broken:?}");
+    }
+}
