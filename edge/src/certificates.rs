@@ -1,9 +1,11 @@
 //! The certificates that this node shows to clients: which files the fleet names, reading them again
-//! when they change or at SIGHUP, and what is said of it.
+//! when they change or at SIGHUP, and what is said of it. Those that control has ordered are files as
+//! well (`node_certificates.rs`).
 //!
 //! A pair of files that is broken leaves its former certificate in force, and takes no other host
 //! down. Does not know handshakes (`serve/handshake.rs`).
 
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
@@ -13,8 +15,9 @@ use nearcast_fleet::failure::{Failure, FailureKind};
 use nearcast_net::tls::{
     CertificateState, Event, PairFiles, ServerOptions, ServerSide, Store, Tickets,
 };
+use parking_lot::Mutex;
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 use tokio::time::MissedTickBehavior;
 
 /// How often the files are looked at.
@@ -26,12 +29,16 @@ pub(crate) struct Certificates {
     side: ServerSide,
     tickets: Arc<Tickets>,
     clients: ClientLimits,
+    /// Files that control's certificates were written to: certificate, chain and key in each.
+    ordered: Mutex<Vec<PathBuf>>,
+    ordered_changed: Notify,
     loaded: AtomicU64,
     failed: AtomicU64,
 }
 
 impl Certificates {
-    /// Reads the certificates of a fleet for a node with these limits. Blocks.
+    /// Reads the certificates of a fleet for a node with these limits, and those in the files
+    /// `ordered`, which came from control. Blocks.
     ///
     /// # Errors
     /// `must_show`, and none of them can be shown.
@@ -39,10 +46,13 @@ impl Certificates {
         fleet: &Fleet,
         clients: ClientLimits,
         must_show: bool,
+        ordered: Vec<PathBuf>,
     ) -> Result<Self, Failure> {
         let tickets = Arc::new(Tickets::default());
-        let (store, events) = Store::open(files(fleet), options(fleet, &clients, &tickets));
-        if must_show && store.is_empty() {
+        let (store, events) =
+            Store::open(files(fleet, &ordered), options(fleet, &clients, &tickets));
+        // A node whose first certificate is still ordered has to answer challenges.
+        if must_show && store.is_empty() && fleet.acme.is_none() {
             let problems = events.iter().filter_map(|event| match event {
                 Event::Failed { problem, .. } => Some(problem.as_str()),
                 Event::Loaded { .. } | Event::Aged { .. } => None,
@@ -60,6 +70,8 @@ impl Certificates {
             side: ServerSide::new(Arc::new(store)),
             tickets,
             clients,
+            ordered: Mutex::new(ordered),
+            ordered_changed: Notify::new(),
             loaded: AtomicU64::new(0),
             failed: AtomicU64::new(0),
         };
@@ -80,9 +92,21 @@ impl Certificates {
         self.side.store().states()
     }
 
+    /// Whether a certificate is one that was ordered by ACME, in place of the operator's own files.
+    pub(crate) fn is_ordered(&self, cert: &Path) -> bool {
+        self.ordered.lock().iter().any(|path| path == cert)
+    }
+
     /// Pairs of files that were read with success, and those that could not be used.
     pub(crate) fn reads(&self) -> [u64; 2] {
         [&self.loaded, &self.failed].map(|count| count.load(Relaxed))
+    }
+
+    /// Sets the files that control's certificates were written to. They are read at once, also those
+    /// that were there before and have changed.
+    pub(crate) fn set_ordered(&self, files: Vec<PathBuf>) {
+        *self.ordered.lock() = files;
+        self.ordered_changed.notify_one();
     }
 
     /// Follows the files and the fleet until the node ends.
@@ -102,6 +126,7 @@ impl Certificates {
             let work = tokio::select! {
                 _ = ticks.tick() => Work::Check { reads_all: false },
                 _ = hung_up => Work::Check { reads_all: true },
+                () = self.ordered_changed.notified() => Work::Follow(fleet.borrow().clone()),
                 changed = fleet.changed() => match changed {
                     Ok(()) => Work::Follow(fleet.borrow_and_update().clone()),
                     Err(_) => return,
@@ -124,7 +149,10 @@ impl Certificates {
             Work::Check { reads_all } => store.check(reads_all),
             Work::Follow(fleet) => {
                 let options = options(&fleet, &self.clients, &self.tickets);
-                store.replace(files(&fleet), options)
+                let ordered = self.ordered.lock().clone();
+                let mut events = store.replace(files(&fleet, &ordered), options);
+                events.extend(store.check(false));
+                events
             }
         };
         self.note(events, false);
@@ -193,12 +221,18 @@ fn shown(names: &[String]) -> String {
     }
 }
 
-fn files(fleet: &Fleet) -> Vec<PairFiles> {
+fn files(fleet: &Fleet, ordered: &[PathBuf]) -> Vec<PairFiles> {
     let pairs = fleet.tls.certificates.iter().map(|pair| PairFiles {
         cert: pair.cert.clone(),
         key: pair.key.clone(),
     });
-    pairs.collect()
+    // What an earlier revision of the file ordered is not shown for ever.
+    let ordered = ordered.iter().filter(|_| fleet.acme.is_some());
+    let ordered = ordered.map(|path| PairFiles {
+        cert: path.clone(),
+        key: path.clone(),
+    });
+    pairs.chain(ordered).collect()
 }
 
 fn options(fleet: &Fleet, clients: &ClientLimits, tickets: &Arc<Tickets>) -> ServerOptions {

@@ -16,6 +16,7 @@ use tokio::sync::watch;
 
 use crate::access_log::WorkerLog;
 use crate::certificates::Certificates;
+use crate::challenges::Challenges;
 use crate::changes::Changes;
 use crate::clock::Clock;
 use crate::compress::Compressions;
@@ -29,6 +30,7 @@ use crate::request::purge_request::PurgeRelay;
 use crate::rtt::RoundTrips;
 use crate::serve::connections::Connections;
 use crate::serve::handshake::{self, Handshakes};
+use crate::serve::quic::Quic;
 use crate::site::Sites;
 use crate::store::Store;
 use crate::stored::generations::Generations;
@@ -80,7 +82,10 @@ pub(crate) struct Edge {
     pub(crate) proxy_counters: ProxyCounters,
     /// What this node shows to clients that speak TLS.
     pub(crate) certificates: Arc<Certificates>,
+    /// What authorities ask for before they issue certificates.
+    pub(crate) challenges: Arc<Challenges>,
     pub(crate) handshakes: Handshakes,
+    pub(crate) quic: Quic,
     /// Shared with each connection.
     pub(crate) clients: Arc<ClientLimits>,
     /// Most WebSockets of all sites together: each needs one of the files that are reserved for

@@ -10,6 +10,7 @@ use crate::store::{DiskConfig, Pool, Store, StoreConfig};
 use crate::stored::response::Recovered;
 
 pub use crate::serve::http1::head::fuzz_head;
+pub use crate::serve::http3::fuzz_http3;
 pub use crate::store::{fuzz_record, fuzz_region_header};
 
 /// Slices that a scan reads of each body.

@@ -1,5 +1,5 @@
 //! Folds the control journal: purges into generations, push orders to the task that carries them
-//! out.
+//! out, the challenges of authorities into the table that requests are compared with.
 //!
 //! Owns the order of the steps for one entry and what reports say of purges. Does not know how a
 //! purge covers a response ([`crate::stored::generations`]) or how the journal is received
@@ -102,6 +102,7 @@ impl Journal {
             // The receiver takes every order at once and works on the newest. If it has ended,
             // nothing is pushed.
             Change::Push(order) => drop(orders.send(order).await),
+            Change::Challenges(open) => edge.challenges.set(open.http),
             Change::FleetFile { .. } | Change::Drain(_) => {}
         }
         edge.generations.advance(entry.revision);

@@ -1,11 +1,12 @@
 //! System calls without a safe wrapper: TCP_INFO, a read that does not wait for the disk, the limit
-//! of open files, and the end of reading from a connection.
+//! of open files, an advisory lock of a file, and the end of reading from a connection.
 //!
 //! The only module of the edge with unsafe code. Each function makes one system call and checks its
 //! result.
 #![allow(unsafe_code)] // No dependency offers a safe wrapper of these calls.
 
 use std::fs::File;
+use std::io;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, AsRawFd, RawFd};
 use std::time::Duration;
@@ -63,6 +64,17 @@ pub(crate) fn read_cached(file: &File, buffer: &mut [u8], offset: u64) -> bool {
         )
     };
     usize::try_from(read).is_ok_and(|n| n == buffer.len())
+}
+
+/// Takes an exclusive lock that ends with the file's last descriptor; `WouldBlock` when another
+/// process holds it.
+pub(crate) fn lock(file: &File) -> io::Result<()> {
+    // SAFETY: flock takes a descriptor, which `file` keeps open over the call, and no pointer.
+    let result = unsafe { libc::flock(file.as_raw_fd(), libc::LOCK_EX | libc::LOCK_NB) };
+    match result {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
 }
 
 /// How many files this process may have open; 1024, the usual limit, if the system call fails.

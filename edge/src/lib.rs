@@ -18,7 +18,7 @@
 //!   control's questions about them.
 //! - [`metrics`], [`popularity`], [`rtt`], [`report`]: what the node counts and reports.
 //! - [`certificates`]: those that clients are shown, and their files; [`ticket_keys`] come from
-//!   control.
+//!   control; [`challenges`]: the files that authorities ask for; [`own_certificates`]: ordered by this node.
 //! - [`site`]: sites by their hosts; [`peer`]: what nodes of a cluster send each other; [`clock`]:
 //!   the time of day, as an argument.
 //!
@@ -27,6 +27,7 @@
 mod access_log;
 mod body;
 mod certificates;
+mod challenges;
 mod changes;
 mod client_body;
 mod clock;
@@ -42,7 +43,9 @@ mod journal;
 mod kernel;
 mod lifecycle;
 mod metrics;
+mod node_certificates;
 mod origin;
+mod own_certificates;
 mod peer;
 mod popularity;
 mod proxies;

@@ -18,7 +18,7 @@ use prometheus::proto::{
     Bucket, Counter, Gauge, Histogram, LabelPair, Metric, MetricFamily, MetricType,
 };
 
-use crate::serve::http2::frames::Closed;
+use crate::serve::{http2, http3};
 
 /// The site label of requests that belong to no site. No site has this name: names are DNS labels.
 pub(crate) const NO_SITE: &str = "-";
@@ -354,7 +354,9 @@ pub(crate) struct Metrics {
     /// Of requests that needed no forward request, and of those that did; by worker.
     times: [Box<[Times]>; 2],
     /// Connections of HTTP/2 that this node closed, by reason.
-    http2_closed: [AtomicU64; Closed::ALL.len()],
+    http2_closed: [AtomicU64; http2::frames::Closed::ALL.len()],
+    /// The same of HTTP/3.
+    http3_closed: [AtomicU64; http3::closed::Closed::ALL.len()],
     readings: OnceLock<Readings>,
 }
 
@@ -367,6 +369,7 @@ impl Metrics {
             sites: RwLock::default(),
             times: [times(), times()],
             http2_closed: Default::default(),
+            http3_closed: Default::default(),
             readings: OnceLock::new(),
         }
     }
@@ -386,13 +389,23 @@ impl Metrics {
     }
 
     /// Counts a connection of HTTP/2 that this node closed.
-    pub(crate) fn http2_closed(&self, why: Closed) {
+    pub(crate) fn http2_closed(&self, why: http2::frames::Closed) {
         self.http2_closed[why as usize].fetch_add(1, Relaxed);
     }
 
     /// Connections of HTTP/2 that this node closed for a reason.
-    pub(crate) fn http2_closed_count(&self, why: Closed) -> u64 {
+    pub(crate) fn http2_closed_count(&self, why: http2::frames::Closed) -> u64 {
         self.http2_closed[why as usize].load(Relaxed)
+    }
+
+    /// Counts a connection of HTTP/3 that this node closed.
+    pub(crate) fn http3_closed(&self, why: http3::closed::Closed) {
+        self.http3_closed[why as usize].fetch_add(1, Relaxed);
+    }
+
+    /// Connections of HTTP/3 that this node closed for a reason.
+    pub(crate) fn http3_closed_count(&self, why: http3::closed::Closed) -> u64 {
+        self.http3_closed[why as usize].load(Relaxed)
     }
 
     /// Counts the time from a request's head to the begin of its response.

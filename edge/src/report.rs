@@ -26,7 +26,8 @@ use crate::push::Pushes;
 use crate::rtt::RoundTrips;
 use crate::serve::connections::Refused;
 use crate::serve::handshake::HandshakeResult;
-use crate::serve::http2::frames::Closed;
+use crate::serve::quic::Beginning;
+use crate::serve::{http2, http3};
 
 /// How long control may take to answer a report that a purge caused.
 const PURGE_REPORT_MAX: Duration = Duration::from_secs(1);
@@ -185,6 +186,14 @@ fn tls_readings(edge: &Edge) -> Vec<Reading> {
         )
         .with_label("result", result.label())
     });
+    let beginnings = Beginning::ALL.map(|result| {
+        Reading::counter(
+            "nearcast_edge_quic_incoming_total",
+            "Connections of QUIC that began: accepted, their clients asked to show their addresses (retry), or refused.",
+            edge.quic.count(result) as f64,
+        )
+        .with_label("result", result.label())
+    });
     let [loaded, failed] = edge.certificates.reads();
     let reads = [("loaded", loaded), ("failed", failed)].map(|(result, count)| {
         Reading::counter(
@@ -208,9 +217,15 @@ fn tls_readings(edge: &Edge) -> Vec<Reading> {
             "When the certificate in force expires, in seconds after the Unix epoch.",
             state.not_after_unix_s? as f64,
         );
-        Some(reading.with_label("certificate", state.files.cert.display().to_string()))
+        let source = match edge.certificates.is_ordered(&state.files.cert) {
+            true => "acme",
+            false => "file",
+        };
+        let reading = reading.with_label("certificate", state.files.cert.display().to_string());
+        Some(reading.with_label("source", source))
     });
     handshakes
+        .chain(beginnings)
         .chain(reads)
         .chain(broken)
         .chain(expiry)
@@ -273,11 +288,19 @@ fn connection_readings(edge: &Edge) -> Vec<Reading> {
         "Requests of trusted proxies whose statements on their clients were malformed and not believed.",
         edge.proxy_counters.malformed() as f64,
     ));
-    for reason in Closed::ALL {
+    for reason in http2::frames::Closed::ALL {
         let reading = Reading::counter(
             "nearcast_edge_http2_closed_total",
             "HTTP/2 connections that the node closed for an error, a limit or a time-out.",
             edge.metrics.http2_closed_count(reason) as f64,
+        );
+        readings.push(reading.with_label("reason", reason.as_str()));
+    }
+    for reason in http3::closed::Closed::ALL {
+        let reading = Reading::counter(
+            "nearcast_edge_http3_closed_total",
+            "HTTP/3 connections that the node closed for an error, a limit or a time-out.",
+            edge.metrics.http3_closed_count(reason) as f64,
         );
         readings.push(reading.with_label("reason", reason.as_str()));
     }

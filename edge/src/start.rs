@@ -16,6 +16,7 @@ use nearcast_fleet::follow::{self, FollowState, Following, NodeContext};
 use nearcast_fleet::role::{self, Admin, Role};
 use nearcast_http_rules::forward::Via;
 use nearcast_net::listen;
+use nearcast_net::quic::{self, WorkerSockets};
 use nearcast_net::shutdown::{self, Shutdown, ShutdownTrigger};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinSet;
@@ -29,19 +30,22 @@ use crate::edge::{Edge, Knowledge, Worker};
 use crate::forward::Forwards;
 use crate::lifecycle::{Lifecycle, Stage};
 use crate::metrics::{self, Collected, Metrics};
+use crate::node_certificates::Held;
 use crate::origin::{OriginPool, Origins, tls_failure};
+use crate::own_certificates::{self, OwnCertificates};
 use crate::proxies::ProxyCounters;
 use crate::report::{self, Reporting};
 use crate::request::purge_request::PurgeRelay;
 use crate::serve::connection::ListenerKind;
 use crate::serve::connections::{self, Connections};
 use crate::serve::handshake::Handshakes;
+use crate::serve::quic::Quic;
 use crate::serve::server::{self, ClientListener};
 use crate::site::Sites;
 use crate::store::{DiskConfig, Gone, Store, StoreConfig};
 use crate::stored::generations::Generations;
 use crate::stored::index::Index;
-use crate::{journal, kernel, push, ticket_keys, traces};
+use crate::{journal, kernel, node_certificates, push, ticket_keys, traces};
 
 /// How long background tasks may take to end after the last connection.
 const TASKS_END_MAX: Duration = Duration::from_secs(2);
@@ -131,16 +135,26 @@ impl Role for StartingEdge {
         let plain = self.node.listen.iter().map(|address| (address, false));
         let tls = self.node.listen_tls.iter().map(|address| (address, true));
         for (address, is_tls) in plain.chain(tls) {
-            let kind = ListenerKind {
+            let mut kind = ListenerKind {
                 is_tls,
                 has_proxy_header: self.node.proxy_protocol.contains(address),
+                http3_port: None,
             };
             let listeners = listen::open_shared(*address, self.workers)
                 .map_err(|error| Failure::bind("clients", *address, &error))?;
+            // A header of the PROXY protocol has no place in QUIC.
+            let serves_quic = is_tls && self.node.clients.http3 && !kind.has_proxy_header;
+            let mut quic = match serves_quic {
+                true => open_quic(&listeners, *address, self.workers)?.into_iter(),
+                false => Vec::new().into_iter(),
+            };
+            let bound = listeners.first().and_then(|first| first.local_addr().ok());
+            kind.http3_port = bound.filter(|_| serves_quic).map(|bound| bound.port());
             for (of_worker, listener) in of_workers.iter_mut().zip(listeners) {
                 of_worker.push(ClientListener {
                     socket: listener,
                     kind,
+                    quic: quic.next(),
                 });
             }
         }
@@ -162,7 +176,14 @@ impl Role for StartingEdge {
         admin: &mut Admin,
     ) -> Result<RunningEdge, Failure> {
         let metrics = Arc::new(Metrics::new(self.workers, &self.cluster));
-        let (edge, gone, files) = self.build(&metrics).await?;
+        let (edge, gone, files, held) = self.build(&metrics).await?;
+        let own = open_own_certificates(
+            self.fleet.borrow().clone(),
+            self.node.clone(),
+            self.directory.clone(),
+            edge.clone(),
+        );
+        let own = own.await?;
         let recovering = edge.clone();
         let recovered = tokio::task::spawn_blocking(move || journal::recover(&recovering)).await;
         tracing::info!(
@@ -225,6 +246,15 @@ impl Role for StartingEdge {
                 self.fleet.clone(),
                 edge.certificates.tickets().clone(),
             ));
+            match own {
+                Some(own) => tasks.spawn(own.run(self.shutdown.clone())),
+                None => tasks.spawn(node_certificates::follow(
+                    edge.name.to_string(),
+                    self.fleet.clone(),
+                    held,
+                    edge.certificates.clone(),
+                )),
+            };
         }
         tasks.spawn(follow_sites(edge.clone(), self.fleet.clone(), files));
         tasks.spawn(access_log::follow_fleet(
@@ -299,7 +329,7 @@ impl StartingEdge {
     async fn build(
         &mut self,
         metrics: &Arc<Metrics>,
-    ) -> Result<(Arc<Edge>, mpsc::UnboundedReceiver<Gone>, FileBudget), Failure> {
+    ) -> Result<(Arc<Edge>, mpsc::UnboundedReceiver<Gone>, FileBudget, Held), Failure> {
         let fleet = self.fleet.borrow().clone();
         let origins = Origins::of_environment();
         let sites = follow::start_from(self.fleet.clone(), self.shutdown.clone(), |fleet| {
@@ -307,7 +337,8 @@ impl StartingEdge {
                 .map_err(|(site, error)| tls_failure(&error, &site))
         });
         let sites = sites.await?;
-        let certificates = open_certificates(fleet.clone(), &self.node).await?;
+        let (certificates, held) =
+            open_certificates(fleet.clone(), &self.node, self.directory.clone()).await?;
         let mut files = FileBudget::new(kernel::open_files_max(), &self.node);
         files.compare(&fleet);
 
@@ -343,7 +374,9 @@ impl StartingEdge {
             knowledge: watch::channel(Knowledge::Recalling).0,
             connections: Connections::new(files.clients_max, self.workers),
             proxy_counters: ProxyCounters::default(),
+            quic: Quic::new(certificates.side(), certificates.tickets()),
             certificates,
+            challenges: Arc::default(),
             handshakes: Handshakes::default(),
             clients: Arc::new(self.node.clients),
             upgrades_max: files.others() as u64 / UPGRADES_SHARE,
@@ -351,25 +384,54 @@ impl StartingEdge {
         });
         let stored_drains = std::mem::take(&mut self.stored_drains);
         edge.lifecycle.begin(stored_drains, &fleet, &edge.name);
-        Ok((edge, gone, files))
+        Ok((edge, gone, files, held))
     }
 }
 
-/// Reads the certificates for clients.
+/// Opens the directory of the certificates that this node orders itself, where it does.
+fn open_own_certificates(
+    fleet: Arc<Fleet>,
+    node: Node,
+    directory: PathBuf,
+    edge: Arc<Edge>,
+) -> impl Future<Output = Result<Option<OwnCertificates>, Failure>> {
+    let opening = tokio::task::spawn_blocking(move || {
+        own_certificates::ordered_by_node(&fleet)
+            .map(|acme| OwnCertificates::open(&edge, acme, &node, directory))
+            .transpose()
+    });
+    let ended = |error| {
+        Failure::new(
+            FailureKind::System,
+            format!("the directory of certificates was not opened: {error}"),
+        )
+    };
+    async move { opening.await.map_err(ended)? }
+}
+
+/// Reads the certificates for clients, and finds those that an earlier run got.
 fn open_certificates(
     fleet: Arc<Fleet>,
     node: &Node,
-) -> impl Future<Output = Result<Arc<Certificates>, Failure>> + use<> {
+    directory: PathBuf,
+) -> impl Future<Output = Result<(Arc<Certificates>, Held), Failure>> + use<> {
     let (clients, must_show) = (node.clients, !node.listen_tls.is_empty());
-    let reading =
-        tokio::task::spawn_blocking(move || Certificates::open(&fleet, clients, must_show));
+    let reading = tokio::task::spawn_blocking(move || {
+        let held = Held::open(&directory);
+        let files = match own_certificates::ordered_by_node(&fleet) {
+            Some(acme) => own_certificates::files(acme, &directory),
+            None => held.paths(),
+        };
+        let certificates = Certificates::open(&fleet, clients, must_show, files)?;
+        Ok((Arc::new(certificates), held))
+    });
     let ended = |error| {
         Failure::new(
             FailureKind::System,
             format!("the certificates were not read: {error}"),
         )
     };
-    async move { reading.await.map_err(ended)?.map(Arc::new) }
+    async move { reading.await.map_err(ended)? }
 }
 
 /// The answer of `/ready` for a node that may lack purges. It serves nevertheless: if that took a
@@ -531,6 +593,29 @@ fn is_full_only(error: std::io::Error) -> std::io::Result<()> {
         std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded => Ok(()),
         _ => Err(error),
     }
+}
+
+/// Opens the sockets for QUIC beside the listeners for TCP of an address.
+fn open_quic(
+    listeners: &[std::net::TcpListener],
+    configured: SocketAddr,
+    workers: usize,
+) -> Result<Vec<WorkerSockets>, Failure> {
+    // Port 0 stands for the port that the listeners got.
+    let bound = listeners.first().and_then(|first| first.local_addr().ok());
+    let address = bound.unwrap_or(configured);
+    let sockets = quic::open(address, workers).map_err(|error| {
+        let failure = Failure::bind("HTTP/3 clients (UDP)", address, &error);
+        let hint = "`http3 = false` in [clients], or --no-http3 without a fleet file, serves without HTTP/3";
+        Failure::new(failure.kind, format!("{}; {hint}", failure.message))
+    })?;
+    if sockets.iter().any(WorkerSockets::is_alone) && workers > 1 {
+        tracing::warn!(
+            %address,
+            "the system does not distribute packets by connection (SO_ATTACH_REUSEPORT_CBPF): one worker serves all of HTTP/3 here"
+        );
+    }
+    Ok(sockets)
 }
 
 /// Starts the thread of a worker; the receiver ends when the worker does.

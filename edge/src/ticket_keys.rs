@@ -156,7 +156,7 @@ async fn ask(client: &Client, name: &str, fleet: &Fleet, held: &mut Held) -> Res
 }
 
 /// Whether what is sent to a URL can be read by nobody on the way.
-fn is_private(url: &str) -> bool {
+pub(crate) fn is_private(url: &str) -> bool {
     let Ok(uri) = url.parse::<http::Uri>() else {
         return false;
     };

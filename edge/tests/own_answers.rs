@@ -883,3 +883,73 @@ fn a_304_for_one_client_takes_nothing_away_from_others() {
         );
     }
 }
+
+#[test]
+fn an_open_challenge_is_answered_here_and_all_others_by_the_origin() {
+    use nearcast_fleet::change::{Challenges, Change, HttpChallenge};
+    let origin = Origin::start(|seen: &Seen| {
+        Reply::ok(format!("origin {}", seen.fields["host"]), "max-age=60")
+    });
+    let plan = Plan {
+        hosts: vec!["www.test".into(), "other.test".into()],
+        ..Plan::new(&origin)
+    };
+    let mut edge = plan.start();
+    let open = |token: &str| HttpChallenge {
+        host: "www.test".to_owned(),
+        token: token.to_owned(),
+        key_authorization: format!("{token}.thumbprint"),
+    };
+    let challenge = "/.well-known/acme-challenge/one";
+    // The origin's own client had this file, and it is stored here.
+    assert_eq!(edge.get(challenge).text(), "origin www.test");
+    assert!(edge.get(challenge).is_hit());
+
+    edge.entry(Change::Challenges(Challenges {
+        dns: Vec::new(),
+        http: vec![open("one"), open("two")],
+    }));
+    let answer = edge.get(challenge);
+    assert_eq!(
+        (answer.status, answer.text()),
+        (200, "one.thumbprint".to_owned())
+    );
+    assert_eq!(answer.field("cache-control"), "no-store");
+    assert_eq!(answer.field("content-type"), "text/plain; charset=utf-8");
+    let hosted = |host: &str, method: &str, path: &str| edge.ask(method, path, &[("Host", host)]);
+    for (host, method, path, expected) in [
+        ("WWW.test:80", "GET", challenge, "one.thumbprint"),
+        (
+            "www.test",
+            "GET",
+            "/.well-known/acme-challenge/two",
+            "two.thumbprint",
+        ),
+        (
+            "www.test",
+            "GET",
+            "/.well-known/acme-challenge/three",
+            "origin www.test",
+        ),
+        (
+            "www.test",
+            "GET",
+            "/.well-known/acme-challenge/one/",
+            "origin www.test",
+        ),
+        (
+            "www.test",
+            "GET",
+            "/.well-known/acme-challenge/",
+            "origin www.test",
+        ),
+        ("www.test", "POST", challenge, "origin www.test"),
+        ("other.test", "GET", challenge, "origin other.test"),
+    ] {
+        let answer = hosted(host, method, path);
+        assert_eq!(answer.text(), expected, "{method} {path} at {host}");
+    }
+
+    edge.entry(Change::Challenges(Challenges::default()));
+    assert_eq!(edge.get(challenge).text(), "origin www.test");
+}

@@ -12,6 +12,7 @@ use http::request::Parts;
 use http::uri::PathAndQuery;
 use http::{HeaderMap, HeaderValue, Method, StatusCode, Version};
 use nearcast_http_rules::forward::{self, Loop, MaxForwards};
+use nearcast_http_rules::https;
 use nearcast_http_rules::key::{self, Host, MethodClass};
 use nearcast_http_rules::proxies::{self, Seen};
 use nearcast_http_rules::request_fields;
@@ -19,6 +20,7 @@ use nearcast_http_rules::status::ProxyError;
 use parking_lot::Mutex;
 
 use super::trail::Trail;
+use crate::challenges;
 use crate::edge::{Edge, Worker};
 use crate::interim::InterimSender;
 use crate::origin::Target;
@@ -55,9 +57,25 @@ pub(super) fn is_health_path<B>(request: &http::Request<B>) -> bool {
     request.uri().path() == HEALTH_PATH
 }
 
-/// Whether a request for this path, with its query, may be a health check.
-pub(super) fn may_be_health_check(edge: &Edge, path: &str) -> bool {
-    path == HEALTH_PATH || edge.lifecycle.refuses(path)
+/// Whether the node itself may answer a request for this path, with its query: a health check, or a
+/// challenge of an authority.
+pub(super) fn may_be_own(edge: &Edge, path: &str) -> bool {
+    path == HEALTH_PATH || edge.lifecycle.refuses(path) || path.starts_with(challenges::PATH)
+}
+
+/// The answer to an authority that asks whether a host is served here (RFC 8555 section 8.3), if a
+/// request asks for an open challenge. Other tokens are the origin's, which may have a client of its
+/// own.
+pub(super) fn check_challenge<B>(edge: &Edge, request: &http::Request<B>) -> Option<String> {
+    let token = request.uri().path().strip_prefix(challenges::PATH)?;
+    if request.method() != Method::GET {
+        return None;
+    }
+    let host = match request.uri().host() {
+        Some(host) => host,
+        None => request.headers().get(HOST)?.to_str().ok()?,
+    };
+    edge.challenges.find(host, token)
 }
 
 /// The connection on which a client's requests come.
@@ -68,6 +86,8 @@ pub(crate) struct ClientConnection {
     /// The address is a trusted proxy's, and each request may name its client.
     is_proxy: bool,
     tls: Option<Arc<TlsInfo>>,
+    /// What its responses say of HTTP/3, on a connection of another version.
+    alternative: Option<Arc<HeaderValue>>,
     last_host: Arc<Mutex<LastHost>>,
 }
 
@@ -78,6 +98,7 @@ impl ClientConnection {
             scheme,
             is_proxy: false,
             tls: None,
+            alternative: None,
             last_host: Arc::default(),
         }
     }
@@ -96,6 +117,23 @@ impl ClientConnection {
             tls: Some(Arc::new(tls)),
             ..self
         }
+    }
+
+    /// The same, where its client may come to that port by HTTP/3. A proxy may not: its clients reach
+    /// it, and not this node.
+    pub(crate) fn with_alternative(self, http3_port: Option<u16>) -> Self {
+        let port = http3_port.filter(|_| !self.is_proxy);
+        Self {
+            alternative: port.map(|port| Arc::new(https::alternative(port))),
+            ..self
+        }
+    }
+
+    /// `Alt-Svc` of its responses. A node that ends sends none: clients would begin connections that
+    /// end with it. What they know of HTTP/3 stays true of the nodes that they are steered to then.
+    pub(crate) fn alternative(&self, edge: &Edge) -> Option<&HeaderValue> {
+        let alternative = self.alternative.as_deref();
+        alternative.filter(|_| !edge.lifecycle.is_ending())
     }
 
     /// `None` where the connection has no TLS.

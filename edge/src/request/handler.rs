@@ -1,6 +1,6 @@
 //! The life of one request, in order.
 //!
-//! Health check, checks, cache key and route; then, for a request that a stored response may answer:
+//! Health check, challenge of an authority, checks, cache key and route; then, for a request that a stored response may answer:
 //! find it, decide, and serve it, or ask the origin and serve what it sends. One [`Outcome`] fills
 //! `Cache-Status`, metrics and log. Follows RFC 9110, 9111, 9209 and 9211.
 
@@ -11,13 +11,13 @@ use http::header::{CONNECTION, LOCATION};
 use http::{HeaderValue, Response, StatusCode};
 use http_body::Body;
 use nearcast_http_rules::decide::{Decision, Route, Terms, decide, route};
-use nearcast_http_rules::https::{self, STRICT_TRANSPORT_SECURITY};
+use nearcast_http_rules::https::{self, ALT_SVC, STRICT_TRANSPORT_SECURITY};
 use nearcast_http_rules::not_stored::NotStored;
 use nearcast_http_rules::status::{ForwardReason, Outcome, ProxyError};
 
 use super::account::Accounted;
 use super::answer::{Answered, add_status_fields, client_failed, failed, plain};
-use super::check::{ClientConnection, Rejection, Request, check, check_health};
+use super::check::{ClientConnection, Rejection, Request, check, check_challenge, check_health};
 use super::deliver::deliver;
 use super::hit::find;
 use super::miss::{Step, forward_or_follow};
@@ -73,6 +73,11 @@ async fn respond(
             Err(text) => Answered::local(StatusCode::SERVICE_UNAVAILABLE, text),
         });
     }
+    if let Some(content) = check_challenge(edge, &request) {
+        let mut response = plain(StatusCode::OK, "");
+        *response.body_mut() = ClientBody::whole(content.into());
+        return Accounted::without_site(Answered::new(response, Outcome::local("challenge")));
+    }
     let (request, body) = match check(worker, client, trail, interim, request) {
         Ok(checked) => checked,
         Err(rejection) => return Accounted::without_site(reject(&edge.name, rejection)),
@@ -119,6 +124,9 @@ async fn respond(
     add_status_fields(&request, &answered.outcome, fields);
     if let Some(value) = request.transport_security() {
         fields.insert(STRICT_TRANSPORT_SECURITY, value.clone());
+    }
+    if let Some(value) = client.alternative(edge).filter(|_| !request.is_peer) {
+        fields.insert(ALT_SVC, value.clone());
     }
     Accounted::of_request(&request, answered)
 }

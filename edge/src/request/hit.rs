@@ -18,7 +18,7 @@ use nearcast_http_rules::status::{ForwardReason, Outcome};
 use nearcast_http_rules::vary;
 
 use super::account;
-use super::check::{ClientConnection, Request, may_be_health_check};
+use super::check::{ClientConnection, Request, may_be_own};
 use super::form::set_form;
 use crate::access_log::EntryOfHit;
 use crate::body::Content;
@@ -238,6 +238,15 @@ impl Hit {
             HitForm::Coded { head, .. } => &head.http2,
         }
     }
+
+    /// Where HTTP/3 keeps these fields, and the status before them, as it writes them.
+    pub(crate) fn http3_fields(&self) -> &OnceLock<Box<[u8]>> {
+        match &self.form {
+            HitForm::Only => &self.stored().http3_fields,
+            HitForm::Identity => self.stored().varying_http3_fields(),
+            HitForm::Coded { head, .. } => &head.http3,
+        }
+    }
 }
 
 /// The fast path: answers a request by one fresh response whose body is one slice in memory.
@@ -253,7 +262,7 @@ pub(crate) fn try_hit<'a>(
     let sites = edge.sites.load();
     client.with_last_host(request.host, &sites, |known| {
         let site = &known.site;
-        let is_ordinary = may_be_health_check(edge, request.path)
+        let is_ordinary = may_be_own(edge, request.path)
             || request.has_directives && site.cache.obey_client
             || !site.cache.key_fields.is_empty()
             || key::ambiguity(request.path).is_some();

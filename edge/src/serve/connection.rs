@@ -25,6 +25,8 @@ pub(crate) struct ListenerKind {
     pub(crate) is_tls: bool,
     /// A header of the PROXY protocol, before all else.
     pub(crate) has_proxy_header: bool,
+    /// The same address and port serve HTTP/3: this port.
+    pub(crate) http3_port: Option<u16>,
 }
 
 /// A connection that was accepted and admitted.
@@ -73,6 +75,7 @@ pub(super) async fn serve<T>(
             return;
         };
         let client = of_proxy(ClientConnection::new(address, "https").with_tls(tls));
+        let client = client.with_alternative(kind.http3_port);
         let is_http2 = handshake::is_http2(&stream);
         let transport = Transport::Tls(Box::new(stream));
         if is_http2 {

@@ -1,15 +1,16 @@
 //! Clients' connections of the whole process: how many there may be, how many of one client, and
 //! which are closed to make room for others.
 //!
-//! Each has an open file, and files are limited: a part of them is reserved for origins, the disk
+//! Each has an open file (those of QUIC are few beside them, and count as much), and files are limited: a part of them is reserved for origins, the disk
 //! and the admin listener. While slots are plentiful no client is limited. When they get scarce,
 //! the connections of one address prefix may take half of what the others leave, so that there is
 //! always a slot for one more; and idle connections are closed, the oldest first, those of prefixes
 //! with many before those of others. A connection with a request is never closed.
 //!
-//! A connection whose reading is ended by [`kernel::end_reading`] closes by itself, as if its
+//! A connection of TCP whose reading is ended by [`kernel::end_reading`] closes by itself, as if its
 //! client had ended it; a request that came just before is still answered
-//! ([`ConnectionSlot::is_closing`]).
+//! ([`ConnectionSlot::is_closing`]). One of QUIC is closed at once with `H3_NO_ERROR`; clients repeat
+//! a request that crosses it (RFC 9114 section 5.3).
 
 use std::net::IpAddr;
 use std::os::fd::{AsRawFd, RawFd};
@@ -52,6 +53,8 @@ const SEARCH_PAUSE: Duration = Duration::from_millis(100);
 /// Minimum time between two searches among the connections of single prefixes: each search visits
 /// every connection.
 const SEARCH_SPACING: Duration = Duration::from_millis(10);
+/// `H3_NO_ERROR` (RFC 9114 section 8.1).
+const QUIC_NO_ERROR: u32 = 0x100;
 /// Minimum time between two warnings that connections were refused.
 const WARN_EVERY: Duration = Duration::from_secs(10);
 
@@ -99,9 +102,31 @@ struct Held {
     search_after: u64,
 }
 
+/// How a connection is ended from outside.
+#[derive(Debug)]
+pub(crate) enum Ends {
+    /// Its reading is ended.
+    File(RawFd),
+    /// It is closed.
+    Quic(quinn::Connection),
+}
+
+impl Ends {
+    pub(crate) fn of(stream: &TcpStream) -> Self {
+        Self::File(stream.as_raw_fd())
+    }
+
+    fn end(&self) {
+        match self {
+            Self::File(file) => kernel::end_reading(*file),
+            Self::Quic(connection) => connection.close(QUIC_NO_ERROR.into(), b""),
+        }
+    }
+}
+
 #[derive(Debug)]
 struct Entry {
-    file: RawFd,
+    ends: Ends,
     prefix: Option<Prefix>,
     phase: Arc<Phase>,
     is_closing: bool,
@@ -370,7 +395,7 @@ impl Connections {
             entry.is_closing = true;
             // The file is open: a connection frees its slot, under this lock, before it closes the
             // file.
-            kernel::end_reading(entry.file);
+            entry.ends.end();
             let prefix = entry.prefix;
             self.closing.fetch_add(1, Relaxed);
             if let Some(mut held) = prefix.and_then(|prefix| self.of_prefix.get_mut(&prefix)) {
@@ -410,10 +435,10 @@ impl ConnectionSlot {
     }
 
     /// Enters the connection, which has sent nothing yet, among those that may be idle.
-    pub(crate) fn enter(&mut self, stream: &TcpStream, phase: &Arc<Phase>) {
+    pub(crate) fn enter(&mut self, ends: Ends, phase: &Arc<Phase>) {
         self.note_idle(&phase.idle_since, Instant::now());
         let entry = Entry {
-            file: stream.as_raw_fd(),
+            ends,
             prefix: self.prefix,
             phase: phase.clone(),
             is_closing: false,
@@ -646,7 +671,7 @@ pub(crate) mod tests {
         let (stream, _) = listener.accept().await.expect("a connection waits");
         let mut slot = all.admit(worker, address(from)).expect("there is room");
         let phase = Arc::new(Phase::default());
-        slot.enter(&stream, &phase);
+        slot.enter(Ends::of(&stream), &phase);
         phase.idle_since.note_idle(order);
         Client {
             stream,

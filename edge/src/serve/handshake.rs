@@ -8,12 +8,12 @@ use std::time::Duration;
 use nearcast_fleet::config::ClientLimits;
 use nearcast_net::linger::{After, drain_input};
 use nearcast_net::shutdown::Shutdown;
-use nearcast_net::tls::{HandshakeError, Identity, Refusal, TlsAccepted};
+use nearcast_net::tls::{HandshakeError, Identity, QuicSession, Refusal, TlsAccepted};
 use rustls::{HandshakeKind, ProtocolVersion};
 use tokio::net::TcpStream;
 use tokio_rustls::server::TlsStream;
 
-use super::connections::ConnectionSlot;
+use super::connections::{ConnectionSlot, Ends};
 use super::phase::Phase;
 use crate::edge::Worker;
 
@@ -21,7 +21,7 @@ use crate::edge::Worker;
 pub(crate) const TURNS: usize = 2;
 /// Handshakes under way may have this share of all connections: so slow ones leave slots for
 /// others. A connection that has sent nothing is no handshake, and is closed when slots get scarce.
-const SHARE: usize = 2;
+pub(super) const SHARE: usize = 2;
 /// How long a connection that has sent nothing is kept when the node drains.
 const FIRST_BYTE_MAX: Duration = Duration::from_secs(1);
 /// Names of the protocols in ALPN (RFC 7301 section 6, RFC 9113 section 3.2).
@@ -95,14 +95,26 @@ impl Handshakes {
         self.results[result.number()].load(Relaxed)
     }
 
-    fn note(&self, result: HandshakeResult) {
+    pub(super) fn note(&self, result: HandshakeResult) {
         self.results[result.number()].fetch_add(1, Relaxed);
     }
 
     /// Counts one as under way; `None` when `max` are.
     fn enter(&self, max: usize) -> Option<UnderWay<'_>> {
-        let entered = UnderWay(self);
-        (self.under_way.fetch_add(1, Relaxed) < max.max(1)).then_some(entered)
+        self.begin(max).then_some(UnderWay(self))
+    }
+
+    /// Counts one as under way until [`Self::end`]; `false`, and not counted, when `max` are.
+    pub(super) fn begin(&self, max: usize) -> bool {
+        let has_room = self.under_way.fetch_add(1, Relaxed) < max.max(1);
+        if !has_room {
+            self.end();
+        }
+        has_room
+    }
+
+    pub(super) fn end(&self) {
+        self.under_way.fetch_sub(1, Relaxed);
     }
 }
 
@@ -111,7 +123,7 @@ struct UnderWay<'a>(&'a Handshakes);
 
 impl Drop for UnderWay<'_> {
     fn drop(&mut self) {
-        self.0.under_way.fetch_sub(1, Relaxed);
+        self.0.end();
     }
 }
 
@@ -129,6 +141,15 @@ impl TlsInfo {
     /// Whether the certificate of the connection covers a host, lower case and without port.
     pub(crate) fn covers(&self, host: &str) -> bool {
         self.identity.covers(host)
+    }
+
+    /// Of a connection of QUIC, which has no other version.
+    pub(super) fn of_quic(session: QuicSession) -> Self {
+        Self {
+            version: "TLSv1.3",
+            server_name: session.server_name,
+            identity: session.identity,
+        }
     }
 
     fn of(stream: &TlsStream<TcpStream>, identity: Arc<Identity>) -> Self {
@@ -204,7 +225,7 @@ async fn first_byte(
     mut ending: Shutdown,
 ) -> Result<(), Refusal> {
     let phase = Arc::new(Phase::default());
-    slot.enter(stream, &phase);
+    slot.enter(Ends::of(stream), &phase);
     let drained = async {
         ending.requested().await;
         tokio::time::sleep(FIRST_BYTE_MAX).await;

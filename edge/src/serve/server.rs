@@ -8,12 +8,14 @@ use std::time::Duration;
 use http::header::{CACHE_CONTROL, CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, RETRY_AFTER};
 use http::{HeaderMap, HeaderValue};
 use nearcast_http_rules::status::{PROXY_STATUS, ProxyError};
+use nearcast_net::quic::WorkerSockets;
 use nearcast_net::shutdown::{self, Shutdown};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Notify, watch};
 
 use super::connection::{self, Accepted, ListenerKind};
 use super::http1::write::write_head;
+use super::quic::{self, QuicListener};
 use crate::edge::Worker;
 use crate::kernel;
 use crate::proxies::ProxyRefusal;
@@ -29,12 +31,12 @@ pub(crate) struct OpenConnections {
 }
 
 /// Counts one connection for as long as it exists.
-struct OpenConnection {
+pub(super) struct OpenConnection {
     open: Arc<OpenConnections>,
 }
 
 impl OpenConnection {
-    fn new(open: &Arc<OpenConnections>) -> Self {
+    pub(super) fn new(open: &Arc<OpenConnections>) -> Self {
         open.count.fetch_add(1, Ordering::Relaxed);
         Self { open: open.clone() }
     }
@@ -62,6 +64,8 @@ pub(crate) struct Drain {
 pub(crate) struct ClientListener {
     pub(crate) socket: std::net::TcpListener,
     pub(crate) kind: ListenerKind,
+    /// QUIC on the same address.
+    pub(crate) quic: Option<WorkerSockets>,
 }
 
 /// Serves until the drain begins, then waits for connections to finish within the limit.
@@ -74,7 +78,19 @@ pub(crate) async fn serve(worker: Arc<Worker>, listeners: Vec<ClientListener>, d
     // The worker's own, so that connections of different threads share no lock.
     let (end, ending) = shutdown::channel();
     let mut accepting = Vec::new();
+    let mut endpoints = Vec::new();
     for listener in listeners {
+        let quic = listener.quic.map(|sockets| {
+            QuicListener::new(worker.clone(), sockets, open.clone(), ending.clone())
+        });
+        match quic.transpose() {
+            Ok(None) => {}
+            Ok(Some(quic)) => {
+                endpoints.push(quic.endpoint());
+                tokio::spawn(quic.accept());
+            }
+            Err(error) => tracing::error!(%error, "a socket for QUIC cannot be used"),
+        }
         match TcpListener::from_std(listener.socket) {
             Ok(socket) => accepting.push(tokio::spawn(accept(
                 worker.clone(),
@@ -114,6 +130,7 @@ pub(crate) async fn serve(worker: Arc<Worker>, listeners: Vec<ClientListener>, d
             "connections did not finish in time and are closed (finish_max)"
         );
     }
+    quic::end(&endpoints).await;
 }
 
 async fn accept(

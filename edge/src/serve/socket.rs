@@ -18,7 +18,7 @@ use nearcast_net::shutdown::Shutdown;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::time::{Instant, Sleep};
 
-use super::connections::ConnectionSlot;
+use super::connections::{ConnectionSlot, Ends};
 use super::http1::judge::{BodyEnd, Judged, Refusal, judge, websocket_request};
 use super::phase::{Phase, Waiting};
 use super::transport::Transport;
@@ -53,7 +53,7 @@ impl ClientSocket {
         phase.head_began();
         let deadline = Instant::now() + limits.head_timeout;
         if let Some(slot) = &mut slot {
-            slot.enter(stream.tcp(), &phase);
+            slot.enter(Ends::of(stream.tcp()), &phase);
         }
         Self {
             slot,
@@ -461,6 +461,8 @@ mod tests {
         handshake_timeout: Duration::from_secs(10),
         http2: true,
         http2_streams_max: 128,
+        http3: true,
+        http3_streams_max: 128,
     };
 
     /// A client, and the edge's end of its connection.

@@ -43,6 +43,8 @@ pub(crate) struct StoredResponse {
     pub(crate) http1_head: OnceLock<Box<[u8]>>,
     /// The same for HTTP/2, whose writer compresses fields for each connection.
     pub(crate) http2_fields: OnceLock<Box<HeaderMap>>,
+    /// The same for HTTP/3, whose writer compresses fields without a memory of those before.
+    pub(crate) http3_fields: OnceLock<Box<[u8]>>,
     /// Both for the form without a coding of a response that has coded forms, and for each of
     /// those.
     pub(crate) coded_heads: OnceLock<Box<CodedHeads>>,
@@ -84,6 +86,7 @@ pub(crate) struct CodedHeads {
     /// Of the form without a coding.
     identity: OnceLock<Box<[u8]>>,
     identity_http2: OnceLock<Box<HeaderMap>>,
+    identity_http3: OnceLock<Box<[u8]>>,
     /// Of the coded forms, by the number of their coding.
     coded: [ArcSwapOption<CodedHead>; CODINGS.len()],
 }
@@ -95,6 +98,7 @@ pub(crate) struct CodedHead {
     body: BodyId,
     pub(crate) http1: OnceLock<Box<[u8]>>,
     pub(crate) http2: OnceLock<Box<HeaderMap>>,
+    pub(crate) http3: OnceLock<Box<[u8]>>,
 }
 
 impl StoredResponse {
@@ -122,6 +126,11 @@ impl StoredResponse {
         &self.coded_heads.get_or_init(Box::default).identity_http2
     }
 
+    /// The same for HTTP/3.
+    pub(crate) fn varying_http3_fields(&self) -> &OnceLock<Box<[u8]>> {
+        &self.coded_heads.get_or_init(Box::default).identity_http3
+    }
+
     /// The slot for the head of a coded form.
     pub(crate) fn coded_head(&self, number: usize, form: &Content) -> Arc<CodedHead> {
         let slot = &self.coded_heads.get_or_init(Box::default).coded[number];
@@ -136,6 +145,7 @@ impl StoredResponse {
             body: form.body.id,
             http1: OnceLock::new(),
             http2: OnceLock::new(),
+            http3: OnceLock::new(),
         });
         slot.store(Some(head.clone()));
         head
@@ -299,6 +309,7 @@ impl StoredResponseParts {
             fields: self.fields,
             http1_head: OnceLock::new(),
             http2_fields: OnceLock::new(),
+            http3_fields: OnceLock::new(),
             coded_heads: OnceLock::new(),
             compressible: AtomicU64::new(0),
             selecting: self.selecting,

@@ -300,7 +300,7 @@ impl Connection {
             .and_then(|request| try_hit(&self.worker, &self.client, request, &mut self.url));
         let received = match hit {
             Some(hit) => {
-                write_hit_head(&mut self.output, &hit, edge);
+                write_hit_head(&mut self.output, &hit, edge, &self.client);
                 end_fields(&mut self.output, is_last);
                 // The body alone: a slow client must not keep the stored response.
                 Received::Hit {

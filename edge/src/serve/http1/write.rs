@@ -11,12 +11,13 @@ use http::header::{CONNECTION, CONTENT_LENGTH, DATE, TRANSFER_ENCODING};
 use http::{HeaderMap, HeaderValue, StatusCode};
 use http_body::Body;
 use nearcast_fleet::clock::now_unix_s;
-use nearcast_http_rules::https::STRICT_TRANSPORT_SECURITY;
+use nearcast_http_rules::https::{ALT_SVC, STRICT_TRANSPORT_SECURITY};
 use nearcast_http_rules::{dates, structured};
 use tokio::io::AsyncWrite;
 
 use crate::client_body::ClientBody;
 use crate::edge::Edge;
+use crate::request::check::ClientConnection;
 use crate::request::hit::Hit;
 use crate::serve::socket::ClientSocket;
 
@@ -84,7 +85,12 @@ pub(in crate::serve) fn write_head(output: &mut Vec<u8>, status: StatusCode, fie
 
 /// Appends the head of a hit, without the empty line after it. All of it but the fields that
 /// change with time is written once for each stored response.
-pub(super) fn write_hit_head(output: &mut Vec<u8>, hit: &Hit, edge: &Edge) {
+pub(super) fn write_hit_head(
+    output: &mut Vec<u8>,
+    hit: &Hit,
+    edge: &Edge,
+    client: &ClientConnection,
+) {
     let head = hit.http1_head().get_or_init(|| {
         let mut head = Vec::with_capacity(512);
         write_head(&mut head, hit.status(), &hit.lasting_fields(&edge.via));
@@ -93,6 +99,9 @@ pub(super) fn write_hit_head(output: &mut Vec<u8>, hit: &Hit, edge: &Edge) {
     output.extend_from_slice(head);
     if let Some(value) = hit.transport_security() {
         write_field(output, STRICT_TRANSPORT_SECURITY.as_str(), value.as_bytes());
+    }
+    if let Some(value) = client.alternative(edge) {
+        write_field(output, ALT_SVC.as_str(), value.as_bytes());
     }
     output.extend_from_slice(b"age: ");
     structured::write_integer(hit.age.try_into().unwrap_or(i64::MAX), output);

@@ -16,7 +16,7 @@ use hyper::body::Incoming;
 use hyper::service::Service;
 use nearcast_fleet::clock::now_unix_s;
 use nearcast_http_rules::dates;
-use nearcast_http_rules::https::STRICT_TRANSPORT_SECURITY;
+use nearcast_http_rules::https::{ALT_SVC, STRICT_TRANSPORT_SECURITY};
 use nearcast_http_rules::status::CACHE_STATUS;
 use parking_lot::Mutex;
 
@@ -124,12 +124,15 @@ impl Requests {
         let edge = &self.worker.edge;
         let lasting = hit.http2_fields().get_or_init(|| {
             let mut fields = hit.lasting_fields(&edge.via);
-            fields.reserve(2);
+            fields.reserve(4);
             Box::new(fields)
         });
         let mut fields = (**lasting).clone();
         if let Some(value) = hit.transport_security() {
             fields.insert(STRICT_TRANSPORT_SECURITY, value.clone());
+        }
+        if let Some(value) = self.client.alternative(edge) {
+            fields.insert(ALT_SVC, value.clone());
         }
         fields.insert(AGE, HeaderValue::from(hit.age));
         fields.append(
@@ -203,13 +206,22 @@ impl Future for Answering {
     }
 }
 
-/// A response as it is sent in HTTP/2: without fields of a connection, and with the length of its
-/// body where that is known.
 fn to_http2(
     mut response: Response<ClientBody>,
     is_head: bool,
     pace: &Arc<Pace>,
 ) -> Response<PacedBody> {
+    let is_bodyless = to_multiplexed(&mut response, is_head);
+    let pace = pace.clone();
+    response.map(|body| match is_bodyless {
+        true => PacedBody::new(ClientBody::empty(), pace),
+        false => PacedBody::new(body, pace),
+    })
+}
+
+/// Gives a response the fields that it has in HTTP/2 and HTTP/3: none of a connection, and the length
+/// of its body where that is known. Whether it is sent without a body.
+pub(in crate::serve) fn to_multiplexed(response: &mut Response<ClientBody>, is_head: bool) -> bool {
     let status = response.status();
     let length = response.body().size_hint().exact();
     let fields = response.headers_mut();
@@ -235,11 +247,5 @@ fn to_http2(
             None => drop(fields.remove(CONTENT_LENGTH)),
         }
     }
-    let pace = pace.clone();
-    let is_bodyless =
-        is_head || matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
-    response.map(|body| match is_bodyless {
-        true => PacedBody::new(ClientBody::empty(), pace),
-        false => PacedBody::new(body, pace),
-    })
+    is_head || matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED)
 }

@@ -1,4 +1,4 @@
-//! Which requests of HTTP/2 are malformed beyond what the HTTP library refuses, and the form in which
+//! Which requests of HTTP/2, and of HTTP/3, are malformed beyond what the HTTP library refuses, and the form in which
 //! the others are answered: that of HTTP/1.1.
 //!
 //! The library checks the order and the number of pseudo-header fields, the octets of names and
@@ -19,7 +19,7 @@ use crate::serve::http1::judge::Refusal;
 ///
 /// # Errors
 /// The answer to a malformed one.
-pub(super) fn judge(
+pub(in crate::serve) fn judge(
     request: &Parts,
     has_body: bool,
     scheme: Option<&str>,
@@ -50,7 +50,8 @@ pub(super) fn judge(
     check_length(&request.headers, has_body)
 }
 
-fn too_large(limits: &ClientLimits) -> Refusal {
+/// The refusal of a head that exceeds the limits.
+pub(in crate::serve) fn too_large(limits: &ClientLimits) -> Refusal {
     let (bytes, fields) = (limits.head_bytes_max, limits.fields_max);
     let words = format!(
         "the request's head has more than {bytes} bytes or {fields} fields, which are the limits here\n"
@@ -152,7 +153,7 @@ pub(super) fn join_cookies(fields: &mut HeaderMap) {
 
 /// Gives a request the form of HTTP/1.1: the target is a path, and the host a field. A field that
 /// states the body's length twice states it once.
-pub(super) fn to_origin_form(request: &mut Parts) {
+pub(in crate::serve) fn to_origin_form(request: &mut Parts) {
     if request.method == Method::CONNECT {
         return;
     }

@@ -8,13 +8,13 @@
 //! Follows RFC 9113 and RFC 9218. Not supported: server push, extended CONNECT (RFC 8441),
 //! PRIORITY_UPDATE, and interim responses, which the library cannot send.
 
-mod answer;
+pub(in crate::serve) mod answer;
 mod body;
 mod compression;
 mod faults;
 pub(crate) mod frames;
-mod judge;
-mod priority;
+pub(in crate::serve) mod judge;
+pub(in crate::serve) mod priority;
 mod streams;
 mod wire;
 
@@ -39,7 +39,7 @@ use self::streams::{LibraryWaker, NewStreams, Pace, Streams, Wakes};
 use self::wire::{OUTPUT_BYTES_MAX, Wire, WireEnd};
 use crate::edge::Worker;
 use crate::request::check::ClientConnection;
-use crate::serve::connections::ConnectionSlot;
+use crate::serve::connections::{ConnectionSlot, Ends};
 use crate::serve::phase::Phase;
 use crate::serve::transport::Transport;
 
@@ -78,7 +78,7 @@ impl Opened {
     /// A connection on which nothing was read.
     pub(in crate::serve) fn new(transport: Transport, mut slot: ConnectionSlot) -> Self {
         let phase = Arc::<Phase>::default();
-        slot.enter(transport.tcp(), &phase);
+        slot.enter(Ends::of(transport.tcp()), &phase);
         Self {
             transport,
             phase,

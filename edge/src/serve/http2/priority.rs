@@ -3,8 +3,7 @@
 //! Follows RFC 9218 sections 4 and 5. PRIORITY_UPDATE frames (section 7) are ignored: the HTTP
 //! library does not pass them on.
 
-use http::HeaderMap;
-use http::HeaderName;
+use http::{HeaderMap, HeaderName, HeaderValue};
 use nearcast_http_rules::fields;
 
 const PRIORITY: HeaderName = HeaderName::from_static("priority");
@@ -16,11 +15,11 @@ const URGENCY_MAX: u8 = 7;
 
 /// The priority of a response.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Priority {
+pub(in crate::serve) struct Priority {
     /// 0, the most urgent, to 7.
-    pub(super) urgency: u8,
+    pub(in crate::serve) urgency: u8,
     /// A part of it is useful without the rest, so it may share the connection with others.
-    pub(super) is_incremental: bool,
+    pub(in crate::serve) is_incremental: bool,
 }
 
 impl Default for Priority {
@@ -36,11 +35,16 @@ impl Priority {
     /// What a request states. A member that is malformed or out of range is ignored (RFC 9218
     /// section 4); the last one of a name counts (RFC 9651 section 3.2).
     pub(super) fn of(request: &HeaderMap) -> Self {
-        let mut priority = Self::default();
-        if !request.contains_key(&PRIORITY) {
-            return priority;
+        match request.contains_key(&PRIORITY) {
+            false => Self::default(),
+            true => Self::stated(request.get_all(PRIORITY).iter().map(HeaderValue::as_bytes)),
         }
-        for member in fields::list(request, PRIORITY) {
+    }
+
+    /// The same, of the lines of the field.
+    pub(in crate::serve) fn stated<'a>(lines: impl Iterator<Item = &'a [u8]>) -> Self {
+        let mut priority = Self::default();
+        for member in lines.flat_map(fields::members) {
             // A parameter of a member means nothing here.
             let item = member.split(|byte| *byte == b';').next().unwrap_or(member);
             match item.trim_ascii() {
@@ -58,8 +62,6 @@ impl Priority {
 
 #[cfg(test)]
 mod tests {
-    use http::HeaderValue;
-
     use super::*;
 
     #[test]
