@@ -9,7 +9,7 @@ const EVENTS_SHOWN = 200;
 const OVERLAP = 5; // steps of a series that are asked for again, because late reports may still change them
 const ARCS_MAX = 120;
 const WHO_ROWS = 9;
-const state = { status: null, fleet: null, plan: null, pushes: null, purges: null, series: {}, events: [], failing: 0, failure: '', answeredAt: 0 };
+const state = { status: null, fleet: null, plan: null, pushes: null, purges: null, certificates: null, series: {}, events: [], failing: 0, failure: '', answeredAt: 0 };
 
 async function ask(path, options) {
   let response, text;
@@ -365,6 +365,43 @@ function drawPurges() {
   value.disabled = $('purge').elements.by.value === 'all';
 }
 
+// What clients get of a certificate.
+function certificateState(c, now) {
+  if (c.ordering) return ['ordering', ''];
+  if (c.not_after_unix_s === null) return c.failures ? ['failed', 'bad'] : ['waiting', ''];
+  if (c.not_after_unix_s <= now) return ['expired', 'bad'];
+  return c.failures ? ['not renewed', 'warn'] : ['valid', 'good'];
+}
+
+// A host that is broken only behind its dots.
+const hostLabels = (host) => host.split(/(?<=\.)/).map((label) => el('span', { class: 'label' }, label));
+
+function drawCertificates() {
+  const { certificates, status } = state;
+  $('certs').hidden = !certificates?.acme;
+  if (!certificates?.acme) return;
+  const now = status.now_unix_ms / 1000;
+  const day = (s) => (s === null ? Show.none : new Date(s * 1000).toISOString().slice(0, 16).replace('T', ' '));
+  const bad = (c) => (c.failures ? 0 : 1);
+  const all = [...certificates.certificates].sort((a, b) => bad(a) - bad(b));
+  const shown = all.slice(0, 200);
+  const rows = shown.map((c) => {
+    const [name, level] = certificateState(c, now), others = c.hosts.slice(1);
+    const e = c.failures ? c.last_error : null;
+    // Most reasons name the authority themselves.
+    const error = e ? (e.authority && !e.reason.includes(e.authority) ? `${e.authority}: ` : '') + e.reason : '';
+    const more = others.length ? el('details', {}, el('summary', {}, `and ${others.length} more`), others.map((host) => el('div', {}, hostLabels(host)))) : null;
+    const cell = (label, ...content) => el('td', { 'data-label': label }, content);
+    return [el('tr', { 'data-key': c.name, class: error ? 'fails' : null }, el('td', { class: 'hosts' }, hostLabels(c.name), more), cell('State', el('span', { class: 'tag ' + level }, name)), cell('Proven by', c.challenge.toUpperCase()),
+      cell('Authority', c.authority ?? Show.none), cell('Valid until', day(c.not_after_unix_s)), cell('Next order', day(c.next_order_unix_s))),
+    error ? el('tr', { 'data-key': c.name + ' fails', class: 'why' }, el('td', { colspan: 6, class: 'break' }, error)) : null].filter(Boolean);
+  }).flat();
+  if (all.length > shown.length) rows.push(el('tr', {}, el('td', { colspan: 6, class: 'sub' }, `and ${all.length - shown.length} more`)));
+  if (!rows.length) rows.push(el('tr', {}, el('td', { colspan: 6, class: 'empty' }, 'No host of a site needs a certificate.')));
+  morph($('certificates').tBodies[0], rows);
+  $('certs-note').textContent = certificates.problem || 'Times in UTC';
+}
+
 function drawEvents() {
   const rows = state.events.slice(0, EVENTS_SHOWN).map((e) => el('li', { 'data-key': e.id }, el('time', {}, Show.time(e.at_unix_ms)), el('span', {}, el('span', { class: 'tag ' + ({ warn: 'warn', good: 'good', bad: 'bad' }[e.level] || '') }, e.kind.replace(/_/g, ' '))), el('span', { class: 'break' }, e.message)));
   morph($('events'), rows.length ? rows : el('li', {}, 'Nothing has happened yet.'));
@@ -433,7 +470,7 @@ function draw() {
   drawLive();
   drawHealth();
   if (!state.status) return;
-  drawHead(); drawFigures(); drawMap(); drawCharts(); drawClusters(); drawPush(); drawPurges(); drawEvents();
+  drawHead(); drawFigures(); drawMap(); drawCharts(); drawClusters(); drawPush(); drawPurges(); drawCertificates(); drawEvents();
 }
 
 // The series from a little before its first known step on, so that control's start is marked, but at least ninety steps.
@@ -469,11 +506,11 @@ async function refresh(round) {
   try {
     const slow = round % 3 === 0, span = spanSeconds();
     const longIsDue = span > SERIES_SECONDS && (!state.series[span] || round % 10 === 0);
-    const [status, pushes, purges, plan, fleet] = await Promise.all([
-      ask(`status?window=${WINDOW}`), ask('pushes'), slow ? ask('purges') : state.purges,
+    const [status, pushes, purges, certificates, plan, fleet] = await Promise.all([
+      ask(`status?window=${WINDOW}`), ask('pushes'), slow ? ask('purges') : state.purges, slow ? ask('certificates') : state.certificates,
       slow ? ask('plan?items=1') : state.plan, round % 20 === 0 ? ask('fleet') : state.fleet, seriesOver(SERIES_SECONDS), longIsDue ? seriesOver(span) : null]);
     if (state.failing && stream.readyState === EventSource.CLOSED) follow();
-    Object.assign(state, { status, pushes, purges, plan, fleet, failing: 0, failure: '', answeredAt: Date.now() });
+    Object.assign(state, { status, pushes, purges, certificates, plan, fleet, failing: 0, failure: '', answeredAt: Date.now() });
   } catch (error) {
     state.failing += 1;
     state.failure = error.status ? `Control answers with an error: ${error.message}.` : error.message;

@@ -52,7 +52,8 @@ function unkeyed(at, node) {
 function update(old, node) {
   if (node.nodeType !== 1) { if (old.data !== node.data) old.data = node.data; return; }
   for (const { name, value } of [...node.attributes]) if (name !== 'style' && old.getAttribute(name) !== value) old.setAttribute(name, value);
-  for (const { name } of [...old.attributes]) if (name !== 'style' && !node.hasAttribute(name)) old.removeAttribute(name);
+  // What somebody has opened stays open.
+  for (const { name } of [...old.attributes]) if (name !== 'style' && name !== 'open' && !node.hasAttribute(name)) old.removeAttribute(name);
   // The page's policy permits styles that scripts set property by property, but no style attributes.
   if (old.style.cssText !== node.style.cssText) old.style.cssText = node.style.cssText;
   morph(old, [...node.childNodes]);

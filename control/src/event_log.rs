@@ -8,7 +8,7 @@ use std::collections::VecDeque;
 use parking_lot::Mutex;
 use tokio::sync::broadcast;
 
-use crate::event::NewEvent;
+use crate::event::{Level, NewEvent};
 use crate::fleet_state::saved::StateRecord;
 use crate::persist::state_log::StateLog;
 use crate::views::Event;
@@ -73,7 +73,12 @@ impl EventLog {
                 revision: new.revision,
                 order: new.order,
             };
-            tracing::info!(kind = event.kind, "{}", event.message);
+            match new.level {
+                Level::Warn => tracing::warn!(kind = event.kind, "{}", event.message),
+                Level::Good | Level::Info => {
+                    tracing::info!(kind = event.kind, "{}", event.message);
+                }
+            }
             if ring.events.len() == EVENTS_MAX {
                 ring.events.pop_front();
             }
@@ -112,7 +117,6 @@ impl EventLog {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::event::Level;
 
     #[test]
     fn the_newest_are_kept_with_growing_ids() {

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
-use nearcast_fleet::change::{Change, Entry};
+use nearcast_fleet::change::{Challenges, Change, Entry};
 use nearcast_fleet::clock::now_unix_ms;
 use nearcast_fleet::config::Fleet;
 use nearcast_fleet::drains::Drains;
@@ -22,6 +22,8 @@ const ORDERS_GRACE_MS: u64 = 15_000;
 pub(crate) struct History {
     /// Newest fleet file and its revision.
     pub(crate) fleet_file: Option<(u64, String)>,
+    /// Whether nodes still answer challenges of an authority.
+    pub(crate) has_open_challenges: bool,
     /// The drains in force.
     drains: Drains,
     /// Newest purges, oldest first.
@@ -57,6 +59,10 @@ impl History {
             Change::Push(_) => (&mut self.orders, orders::ORDERS_MAX),
             Change::Drain(_) => {
                 self.drains.fold(&entry);
+                return;
+            }
+            Change::Challenges(open) => {
+                self.has_open_challenges = open != Challenges::default();
                 return;
             }
         };
@@ -129,7 +135,7 @@ impl History {
                         .orders
                         .accept(order, entry.revision, entry.accepted_unix_ms, nodes);
                 }
-                Change::FleetFile { .. } | Change::Drain(_) => {}
+                Change::FleetFile { .. } | Change::Drain(_) | Change::Challenges(_) => {}
             }
         }
     }

@@ -8,6 +8,8 @@
 //!   orders. `event_log` keeps the newest events.
 //! - `persist` keeps on disk, over restarts, what reports and events alone have shown; `history`
 //!   reads it and the journal at start.
+//! - `certificates` has certificates ordered (by `nearcast-acme`) and answers authorities by the
+//!   journal.
 //! - `push` turns reported popularity into push orders, with the pure rules of `nearcast-push`.
 //! - `tasks` is the periodic work.
 //!
@@ -21,6 +23,7 @@
 mod admission;
 mod api;
 mod asking;
+mod certificates;
 mod dir;
 mod error;
 mod event;

@@ -44,6 +44,14 @@ pub(crate) struct Metrics {
     pub(crate) connections_evicted: IntCounter,
     /// By reason.
     pub(crate) handshakes_failed: IntCounterVec,
+    /// By certificate, in seconds after the Unix epoch.
+    pub(crate) certificate_expiry: IntGaugeVec,
+    /// By certificate, in seconds after the Unix epoch.
+    pub(crate) certificate_next_order: IntGaugeVec,
+    /// By certificate.
+    pub(crate) certificate_failures: IntGaugeVec,
+    /// By authority and result: `obtained` or `failed`.
+    pub(crate) acme_orders: IntCounterVec,
 }
 
 impl Metrics {
@@ -134,6 +142,30 @@ impl Metrics {
                 "handshakes_failed_total",
                 "Connections to the API that sent no request over TLS.",
                 &["reason"],
+            ),
+            certificate_expiry: gauges(
+                &registry,
+                "certificate_expiry_timestamp_seconds",
+                "When a certificate that control orders expires.",
+                &["certificate"],
+            ),
+            certificate_next_order: gauges(
+                &registry,
+                "certificate_next_order_timestamp_seconds",
+                "When the next order of a certificate is due.",
+                &["certificate"],
+            ),
+            certificate_failures: gauges(
+                &registry,
+                "certificate_failures",
+                "Orders of a certificate that failed since the last success.",
+                &["certificate"],
+            ),
+            acme_orders: counters(
+                &registry,
+                "acme_orders_total",
+                "Orders of certificates that ended.",
+                &["authority", "result"],
             ),
             registry,
         }

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use nearcast_fleet::admin::Readiness;
-use nearcast_fleet::change::Change;
+use nearcast_fleet::change::{Challenges, Change};
 use nearcast_fleet::clock::{now_unix_ms, now_unix_s};
 use nearcast_fleet::config::{Control, Fleet};
 use nearcast_fleet::failure::{Failure, FailureKind};
@@ -32,7 +32,7 @@ use crate::state::{FleetFile, Parts, State};
 use crate::tasks::{
     count_connections, follow_disk, follow_fleet, keep_files, keep_time, report_weak_keys,
 };
-use crate::{api, kernel, server};
+use crate::{api, certificates, kernel, server};
 
 /// The time at which the push schedule was last evaluated, in control's directory.
 const SCHEDULE_FILE: &str = "schedule.json";
@@ -164,6 +164,11 @@ impl<F: FnOnce() -> Result<(), Failure> + Send> Role for StartingControl<F> {
             shutdown.clone(),
         ));
         tasks.spawn(follow_fleet(state.clone(), shutdown.clone()));
+        tasks.spawn(certificates::run(
+            state.clone(),
+            dir.file(certificates::DIRECTORY),
+            shutdown.clone(),
+        ));
         tasks.spawn(follow_disk(
             state.clone(),
             self.disk,
@@ -252,6 +257,13 @@ impl StateInputs {
         let journal = SharedJournal::open(&dir.file("journal")).map_err(|e| journal_failure(&e))?;
         journal.heed_fleet_file(self.given.changed_unix_s);
         let history = History::read(&journal);
+        if history.has_open_challenges {
+            // Of orders that ended with an earlier process.
+            let none = Change::Challenges(Challenges::default());
+            journal
+                .append_blocking(none, now_unix_ms(), |_| ())
+                .map_err(|e| journal_failure(&e))?;
+        }
         let newest = history.fleet_file.clone();
         let fleet_file = self.choose_fleet_file(dir, &journal, newest, disk_text)?;
 
@@ -356,4 +368,61 @@ fn journal_failure(error: &JournalError) -> Failure {
         JournalError::TooLarge { .. } => FailureKind::Usage,
     };
     Failure::new(kind, error.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use nearcast_fleet::change::DnsChallenge;
+    use nearcast_fleet::testing::FleetText;
+    use nearcast_net::shutdown;
+
+    use super::*;
+
+    fn no_more_mistakes(_: &Fleet, _: &str) -> Vec<nearcast_fleet::file::Mistake> {
+        Vec::new()
+    }
+
+    /// Starts with a directory as a process does; gives the newest revision.
+    fn restored(directory: &std::path::Path) -> u64 {
+        let text = FleetText::new()
+            .control("127.0.0.1:7700")
+            .cluster("ams", &["192.0.2.1"]);
+        let given = Arc::new(text.fleet());
+        let inputs = StateInputs {
+            control: given.control.clone().expect("it has one"),
+            given: given.clone(),
+            fleet: watch::channel(given).0,
+            check: no_more_mistakes,
+            shutdown: shutdown::channel().1,
+        };
+        let dir = Dir::open(directory).expect("a directory");
+        let (state, _series) = inputs.restore(&dir, text.text()).expect("it starts");
+        state.journal.revision()
+    }
+
+    #[tokio::test]
+    async fn challenges_that_an_earlier_process_left_open_are_withdrawn() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let path = directory.path().join("control");
+        drop(Dir::open(&path).expect("a directory"));
+        let open = Change::Challenges(Challenges {
+            dns: vec![DnsChallenge {
+                host: "www.own.test".to_owned(),
+                value: "value".to_owned(),
+            }],
+            http: Vec::new(),
+        });
+        let journal = SharedJournal::open(&path.join("journal")).expect("a journal");
+        let entry = journal.append_blocking(open, 1, |_| ()).expect("space");
+        drop(journal);
+
+        let withdrawn = restored(&path);
+        assert_eq!(withdrawn, entry.revision + 1);
+        let journal = SharedJournal::open(&path.join("journal")).expect("a journal");
+        let newest = journal.after_blocking(entry.revision, 9);
+        assert_eq!(newest[0].change, Change::Challenges(Challenges::default()));
+        drop(journal);
+        // Once is enough.
+        assert_eq!(restored(&path), withdrawn);
+    }
 }

@@ -16,6 +16,7 @@ use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinError;
 
 use crate::asking::Asking;
+use crate::certificates::Certificates;
 use crate::event::{Level, NewEvent};
 use crate::event_log::EventLog;
 use crate::fleet_state::FleetState;
@@ -54,6 +55,7 @@ pub(crate) struct State {
     pub(crate) events: EventLog,
     pub(crate) node_keys: NodeKeys,
     pub(crate) ticket_rings: TicketRings,
+    pub(crate) certificates: Certificates,
     pub(crate) log: StateLog,
     pub(crate) metrics: Metrics,
     /// Notified when confirmations of purges are on disk.
@@ -108,6 +110,7 @@ impl State {
             events: EventLog::new(now_unix_ms(), parts.events, Some(parts.log.clone())),
             node_keys: NodeKeys::default(),
             ticket_rings: TicketRings::default(),
+            certificates: Certificates::default(),
             log: parts.log,
             metrics: Metrics::new(),
             confirmed: watch::channel(()).0,

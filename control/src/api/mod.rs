@@ -1,6 +1,7 @@
 //! The API: its paths, in the order of `API.md`, and their OpenAPI document. A handler checks the
 //! caller, then the request, and then answers.
 
+mod certificates;
 mod change;
 mod compress;
 mod console;
@@ -47,8 +48,11 @@ use crate::error::ApiError;
         purge::site_purge,
         drains::drains,
         drains::drain,
+        certificates::certificates,
+        certificates::renew,
         nodes::journal,
         nodes::ticket_keys,
+        certificates::certificate_keys,
         nodes::edge_report,
         nodes::dns_report,
         nodes::origin_report,
@@ -98,6 +102,16 @@ fn routes() -> Vec<(Method, &'static str, MethodRouter<App>)> {
         (Method::GET, "/v1/purges/{revision}", get(read::one_purge)),
         (Method::GET, "/v1/drains", get(drains::drains)),
         (Method::POST, "/v1/drains", post(drains::drain)),
+        (
+            Method::GET,
+            "/v1/certificates",
+            get(certificates::certificates),
+        ),
+        (
+            Method::POST,
+            "/v1/certificates/renew",
+            post(certificates::renew),
+        ),
         (Method::POST, "/v1/site-purges", post(purge::site_purge)),
         (Method::GET, "/v1/fleet-file", get(change::fleet_file)),
         (Method::PUT, "/v1/fleet-file", put(change::put_fleet_file)),
@@ -106,6 +120,11 @@ fn routes() -> Vec<(Method, &'static str, MethodRouter<App>)> {
         (Method::GET, "/v1/trace-questions", get(traces::questions)),
         (Method::POST, "/v1/trace-answers", post(traces::answers)),
         (Method::GET, "/v1/ticket-keys", get(nodes::ticket_keys)),
+        (
+            Method::GET,
+            "/v1/certificate-keys",
+            get(certificates::certificate_keys),
+        ),
         (
             Method::POST,
             "/v1/reports/edge",
@@ -230,6 +249,7 @@ mod tests {
                     "/v1/fleet-file",
                     "/v1/journal",
                     "/v1/ticket-keys",
+                    "/v1/certificate-keys",
                     "/v1/traces/{id}",
                     "/v1/trace-questions",
                 ]

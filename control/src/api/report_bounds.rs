@@ -182,6 +182,7 @@ pub(super) fn dns(report: &mut DnsReport, fleet: &Fleet, newest: u64, now_unix_m
     let mut clamp = Clamp(false);
     clamp.to(&mut report.started_unix_ms, now_unix_ms + AHEAD_MAX_MS);
     clamp.to(&mut report.revision, newest);
+    clamp.to(&mut report.challenges_revision, newest);
     clamp.to(&mut report.rtt_prefixes, CONNECTIONS_MAX);
     clamp.text(&mut report.geo_source, SENTENCE_CHARS_MAX);
     clamp.counts(&mut report.queries);
@@ -387,6 +388,7 @@ mod tests {
             health: vec![health("ams-1"), health("none-such"), health("ams-1")],
             rtt_prefixes: u64::MAX,
             geo_source: "g".repeat(1000),
+            challenges_revision: u64::MAX,
         };
         assert!(dns(&mut report, &fleet(), 7, NOW));
         assert_eq!(

@@ -23,6 +23,7 @@ use nearcast_fleet::report::{DnsReport, EdgeReport, OriginReport, SiteTotals};
 use nearcast_push::account::Earnings as PushBenefit;
 use nearcast_push::schedule;
 
+use crate::certificates::Progress;
 use crate::event::NewEvent;
 use crate::fleet_state::announced::{AnnouncedStates, cluster_change};
 use crate::fleet_state::nodes::{
@@ -358,6 +359,45 @@ impl FleetState {
             Some(node) => (!self.is_silent(fleet, name_server, now_ms)).then_some(node.revision),
             None => self.may_wait(fleet, now_ms).then_some(0),
         }
+    }
+
+    /// How far the name servers of the fleet are with the challenges of a revision.
+    pub(crate) fn dns_challenges(&self, fleet: &Fleet, revision: u64, now_ms: u64) -> Progress {
+        let names = fleet.name_servers.iter().map(|server| server.name.as_str());
+        self.progress(fleet, names, now_ms, |latest| match latest {
+            LatestReport::Dns(report) => report.challenges_revision >= revision,
+            _ => false,
+        })
+    }
+
+    /// How far the edges of the fleet are with the challenges of a revision.
+    pub(crate) fn http_challenges(&self, fleet: &Fleet, revision: u64, now_ms: u64) -> Progress {
+        let nodes = fleet.clusters.iter().flat_map(|cluster| &cluster.nodes);
+        let names = nodes.map(|node| node.name.as_str());
+        self.progress(fleet, names, now_ms, |latest| match latest {
+            LatestReport::Edge(report) => report.revision >= revision,
+            _ => false,
+        })
+    }
+
+    fn progress<'f>(
+        &self,
+        fleet: &Fleet,
+        names: impl Iterator<Item = &'f str>,
+        now_ms: u64,
+        has_seen: impl Fn(&LatestReport) -> bool,
+    ) -> Progress {
+        let mut progress = Progress::default();
+        for name in names {
+            let list = match self.nodes.get(name) {
+                Some(node) if has_seen(&node.latest) => &mut progress.seen,
+                Some(node) if !node.is_silent(fleet, now_ms) => &mut progress.missing,
+                None if self.may_wait(fleet, now_ms) => &mut progress.missing,
+                _ => &mut progress.silent,
+            };
+            list.push(name.to_owned());
+        }
+        progress
     }
 
     /// Whether an edge has reported that it is drained.

@@ -1,6 +1,7 @@
 //! The API's answers and requests as JSON: what `API.md` describes by example and the OpenAPI
 //! document by schema. A test reads the examples with these types, so that both stay the same.
 
+mod certificates;
 mod clock;
 mod drain;
 mod error;
@@ -14,6 +15,7 @@ mod series;
 mod status;
 mod trace;
 
+pub(crate) use certificates::*;
 pub(crate) use clock::*;
 pub(crate) use drain::*;
 pub(crate) use error::*;
@@ -77,12 +79,13 @@ mod tests {
                 "pushes" => check::<Pushes>(name, example),
                 "purge" => check::<PurgeView>(name, example),
                 "drain" => check::<DrainView>(name, example),
+                "certificates" => check::<CertificatesView>(name, example),
                 "trace" => check::<TraceView>(name, example),
                 "mistakes" => check::<ErrorBody>(name, example),
                 other => panic!("no type for the example {other:?}"),
             }
             seen.push(name);
         }
-        assert_eq!(seen.len(), 11, "{seen:?}");
+        assert_eq!(seen.len(), 12, "{seen:?}");
     }
 }
