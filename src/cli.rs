@@ -15,8 +15,19 @@ const GROUPS: [(&str, &[&str]); 3] = [
     (
         "Operate",
         &[
-            "check", "apply", "status", "explain", "purge", "drain", "undrain", "plan", "push",
-            "trace", "key", "health",
+            "check",
+            "apply",
+            "status",
+            "explain",
+            "purge",
+            "drain",
+            "undrain",
+            "plan",
+            "push",
+            "trace",
+            "certificates",
+            "key",
+            "health",
         ],
     ),
 ];
@@ -46,6 +57,10 @@ pub(crate) struct Cli {
 }
 
 #[derive(Debug, Subcommand)]
+#[allow(
+    clippy::large_enum_variant,
+    reason = "a process has one, and boxes would be in the way of clap"
+)]
 pub(crate) enum Command {
     /// Run a whole CDN on this machine, with content and clients
     Demo(DemoArgs),
@@ -75,6 +90,8 @@ pub(crate) enum Command {
     Push(PushArgs),
     /// Show one request by its id, as each edge answered it
     Trace(TraceArgs),
+    /// Show the certificates that control orders, until when they are valid, and why one is lacking
+    Certificates(CertificatesArgs),
     /// Show the state of the fleet
     Status(StatusArgs),
     /// Apply a new fleet file to the running fleet
@@ -180,14 +197,64 @@ pub(crate) struct NodeArgs {
 
 #[derive(Debug, Args)]
 #[command(
-    after_help = "Examples:\n  nearcast edge --fleet nearcast.toml --node ams-1\n  nearcast edge --listen localhost:8080 --origin https://example.com --default-ttl 1m\n  curl -i -H 'Host: example.com' http://127.0.0.1:8080/\n\nSIGHUP reads the fleet file again; SIGTERM and SIGINT drain and end."
+    after_help = "Examples:\n  nearcast edge --fleet nearcast.toml --node ams-1\n  nearcast edge --listen :443 --origin http://127.0.0.1:8000 --host www.example.org\n  nearcast edge --listen localhost:8080 --origin https://example.com --default-ttl 1m\n  curl -i -H 'Host: example.com' http://127.0.0.1:8080/\n\nSIGHUP reads the fleet file again; SIGTERM and SIGINT drain and end."
 )]
 pub(crate) struct EdgeArgs {
     #[command(flatten)]
     pub(crate) node: NodeArgs,
-    /// Serve HTTP here; a port alone is every IPv4 address; may be repeated
-    #[arg(long, value_name = "ADDR:PORT", value_parser = parse_listener, requires = "origin", conflicts_with = "node", help_heading = "Without a fleet file")]
-    pub(crate) listen: Vec<SocketAddr>,
+    /// Serve HTTP here, or HTTPS with --host; a port alone is every IPv4 address, with --host every
+    /// address; may be repeated
+    #[arg(long, value_name = "ADDR:PORT", value_parser = Listen::parse, requires = "origin", conflicts_with = "node", help_heading = "Without a fleet file")]
+    pub(crate) listen: Vec<Listen>,
+    /// Serve this host over HTTPS, with a certificate that the edge obtains and renews by itself, which
+    /// accepts the authority's terms of service; may be repeated. Its addresses must lead here, to port
+    /// 443 or 80
+    #[arg(
+        long,
+        value_name = "HOST",
+        requires = "listen",
+        conflicts_with_all = ["listen_tls", "cert"],
+        help_heading = "Without a fleet file"
+    )]
+    pub(crate) host: Vec<String>,
+    /// Redirect HTTP to HTTPS here [default: port 80 of the addresses of --listen]; may be repeated
+    #[arg(long, value_name = "ADDR:PORT", value_parser = parse_listener, requires = "host", help_heading = "Without a fleet file")]
+    pub(crate) listen_http: Vec<SocketAddr>,
+    /// Open no listener for HTTP; the authority then has to reach --listen at port 443
+    #[arg(
+        long,
+        requires = "host",
+        conflicts_with = "listen_http",
+        help_heading = "Without a fleet file"
+    )]
+    pub(crate) no_redirect: bool,
+    /// The directory of the authority that issues certificates [default: that of Let's Encrypt]
+    #[arg(
+        long,
+        value_name = "URL",
+        requires = "host",
+        help_heading = "Without a fleet file"
+    )]
+    pub(crate) acme_directory: Option<String>,
+    /// PEM file of the authority to trust for that URL [default: the authorities of the Web]
+    #[arg(
+        long,
+        value_name = "FILE",
+        requires = "host",
+        help_heading = "Without a fleet file"
+    )]
+    pub(crate) acme_ca: Option<PathBuf>,
+    /// The resolver that is asked where the hosts lead [default: the system's]
+    #[arg(long, value_name = "ADDR[:PORT]", value_parser = parse_server, requires = "host", help_heading = "Without a fleet file")]
+    pub(crate) resolver: Option<SocketAddr>,
+    /// A mail address for the authority's messages; may be repeated
+    #[arg(
+        long,
+        value_name = "MAIL",
+        requires = "host",
+        help_heading = "Without a fleet file"
+    )]
+    pub(crate) contact: Vec<String>,
     /// Serve HTTPS here; may be repeated
     #[arg(long, value_name = "ADDR:PORT", value_parser = parse_listener, requires = "listen", requires = "cert", help_heading = "Without a fleet file")]
     pub(crate) listen_tls: Vec<SocketAddr>,
@@ -239,6 +306,9 @@ pub(crate) struct EdgeArgs {
     /// Do not derive heuristic lifetimes from Last-Modified (RFC 9111 section 4.2.2)
     #[arg(long, requires = "listen", help_heading = "Without a fleet file")]
     pub(crate) no_heuristic: bool,
+    /// Serve no HTTP/3; without this it is served by UDP on the ports for HTTPS
+    #[arg(long, requires = "listen", help_heading = "Without a fleet file")]
+    pub(crate) no_http3: bool,
     /// Log requests to this file; - is standard output
     #[arg(
         long,
@@ -263,7 +333,8 @@ pub(crate) struct EdgeArgs {
     /// Size of the disk tier; 0 turns it off
     #[arg(long, value_name = "SIZE", value_parser = parse_bytes, default_value = "0", help_heading = "Without a fleet file")]
     pub(crate) disk: Bytes,
-    /// Directory of content and state [default: a directory of its own in the temporary directory]
+    /// Directory of content, certificates and state [default: a directory of its own in the temporary
+    /// directory; with --host one that lasts, see docs/quick-edge.md]
     #[arg(
         long,
         value_name = "DIR",
@@ -271,6 +342,25 @@ pub(crate) struct EdgeArgs {
         help_heading = "Without a fleet file"
     )]
     pub(crate) state_dir: Option<PathBuf>,
+}
+
+/// A listener of an edge without a fleet file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Listen {
+    pub(crate) address: SocketAddr,
+    /// It was written as a port alone.
+    pub(crate) is_port: bool,
+}
+
+impl Listen {
+    fn parse(text: &str) -> Result<Self, String> {
+        let address = parse_listener(text)?;
+        let port = text.trim().trim_start_matches('*').trim_start_matches(':');
+        Ok(Self {
+            address,
+            is_port: port.parse::<u16>().is_ok(),
+        })
+    }
 }
 
 /// Forms of an access log's lines.
@@ -482,6 +572,23 @@ pub(crate) struct PushArgs {
     /// Stop watching after this time; the push continues
     #[arg(long, value_name = "TIME", value_parser = parse_duration, default_value = "10m", requires = "now")]
     pub(crate) wait: Duration,
+    #[command(flatten)]
+    pub(crate) ask: AskArgs,
+    #[command(flatten)]
+    pub(crate) token: TokenArg,
+    /// Print JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Examples:\n  nearcast certificates\n  nearcast certificates --json | jq '.certificates[] | select(.failures > 0)'\n\nThe fleet file orders certificates by its section [acme]; the demo's has none. Exits with 69 while orders fail and leave\na host without a certificate."
+)]
+pub(crate) struct CertificatesArgs {
+    /// Order the certificate of this host now, whatever is due
+    #[arg(long, value_name = "HOST")]
+    pub(crate) renew: Option<String>,
     #[command(flatten)]
     pub(crate) ask: AskArgs,
     #[command(flatten)]
@@ -760,6 +867,23 @@ mod tests {
     }
 
     #[test]
+    fn a_listener_may_be_a_port_alone() {
+        for (text, address, is_port) in [
+            (":443", "0.0.0.0:443", true),
+            ("443", "0.0.0.0:443", true),
+            ("*:443", "0.0.0.0:443", true),
+            ("0.0.0.0:443", "0.0.0.0:443", false),
+            ("[::]:443", "[::]:443", false),
+            ("localhost:443", "127.0.0.1:443", false),
+        ] {
+            let address = address.parse().expect("an address");
+            let expected = Listen { address, is_port };
+            assert_eq!(Listen::parse(text), Ok(expected), "{text}");
+        }
+        assert!(Listen::parse("www.example.org:443").is_err());
+    }
+
+    #[test]
     fn the_top_level_help_names_every_command() {
         let help = super::grouped(Cli::command()).render_help().to_string();
         for (title, names) in GROUPS {
@@ -906,7 +1030,7 @@ mod tests {
             ];
             let origin = ["nearcast", "origin", "--listen", written, "--root", "."];
             let edge = Cli::try_parse_from(edge).map(|cli| match cli.command {
-                Command::Edge(arguments) => arguments.listen[0],
+                Command::Edge(arguments) => arguments.listen[0].address,
                 other => panic!("{other:?}"),
             });
             let origin = Cli::try_parse_from(origin).map(|cli| match cli.command {

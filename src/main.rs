@@ -73,7 +73,8 @@ fn main() -> ExitCode {
     }
 }
 
-fn run(cli: Cli) -> Result<(), Failure> {
+fn run(mut cli: Cli) -> Result<(), Failure> {
+    roles::name_state_dir(&mut cli.command)?;
     // Before any thread starts, so that all threads lose the privileges.
     let privileges = privileges::Privileges::confine(&cli.command)?;
     let when_open = privileges.when_open();
@@ -113,7 +114,7 @@ fn run(cli: Cli) -> Result<(), Failure> {
             Command::Control(arguments) => {
                 roles::control(arguments, cli.end_with_parent, when_open).await
             }
-            Command::Check(arguments) => operate::check::run(&arguments),
+            Command::Check(arguments) => operate::check::run(&arguments).await,
             Command::Explain(arguments) => operate::explain::run(arguments).await,
             Command::Purge(arguments) => operate::purge::run(arguments).await,
             Command::Drain(arguments) => operate::drain::drain(arguments).await,
@@ -121,6 +122,7 @@ fn run(cli: Cli) -> Result<(), Failure> {
             Command::Plan(arguments) => operate::plan::run(arguments).await,
             Command::Push(arguments) => operate::push::run(arguments).await,
             Command::Trace(arguments) => operate::trace::run(arguments).await,
+            Command::Certificates(arguments) => operate::certificates::run(arguments).await,
             Command::Status(arguments) => operate::status::run(arguments).await,
             Command::Apply(arguments) => operate::apply::run(arguments).await,
             Command::Health(arguments) => operate::health::run(arguments).await,

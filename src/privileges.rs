@@ -406,6 +406,7 @@ fn needs(command: &Command) -> Option<Needs> {
                     .state_dir
                     .clone()
                     .map(|dir| (dir.clone(), dir.join("edge")));
+                needs.files.extend(arguments.acme_ca.clone());
                 return Some(needs);
             }
             (&arguments.node, Kind::Edge)

@@ -1,6 +1,6 @@
 //! Runs one node of the fleet: from its arguments to the `run` of its role.
 
-use std::net::SocketAddr;
+use std::net::{Ipv6Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -8,16 +8,17 @@ use nearcast_fleet::config::{
     AccessLog, CachePolicy, CertificateFiles, Fleet, LogFormat, LogTarget,
 };
 use nearcast_fleet::failure::{Failure, FailureKind};
-use nearcast_fleet::file::{self, KeySource, Mistake, StandaloneEdge};
+use nearcast_fleet::file::{self, KeySource, Mistake, StandaloneAcme, StandaloneEdge};
 use nearcast_fleet::follow::{self, NodeContext};
 use nearcast_fleet::lookup::NoSuchNode;
 use nearcast_fleet::node_key::{self, OwnKey};
 use nearcast_net::shutdown;
+use nearcast_net::tls::ClientRoots;
 use nearcast_origin::demo::PageSteering;
 use tokio::signal::unix::SignalKind;
 use tokio::sync::watch;
 
-use crate::cli::{AccessLogFormat, EdgeArgs, GslbDnsArgs, NodeArgs, OriginArgs};
+use crate::cli::{AccessLogFormat, Command, EdgeArgs, GslbDnsArgs, Listen, NodeArgs, OriginArgs};
 use crate::operate::check;
 use crate::{find, kernel, signals};
 
@@ -75,20 +76,45 @@ pub(crate) async fn edge(
         forward_fields,
         key_fields,
         no_heuristic,
+        no_http3,
         access_log,
         access_log_format,
         memory,
         disk,
         state_dir,
-        listen_tls,
+        mut listen_tls,
         cert,
         key,
+        host,
+        listen_http,
+        no_redirect,
+        acme_directory,
+        acme_ca,
+        resolver,
+        contact,
     } = arguments;
+    let orders = !host.is_empty();
+    let mut http = None;
     let context = match origin {
         Some(origin) => {
             let state_dir = match state_dir {
                 Some(named) => named,
                 None => own_state_dir(listen.first(), disk.0 > 0)?,
+            };
+            let listen = match orders {
+                false => listen.iter().map(|listen| listen.address).collect(),
+                true => {
+                    refuse_http_port(&listen)?;
+                    check_authority_file(acme_ca.as_deref())?;
+                    listen_tls = listen.iter().map(every_address).collect();
+                    let found = match (no_redirect, listen_http.is_empty()) {
+                        (true, _) => Vec::new(),
+                        (false, true) => http_beside(&listen_tls),
+                        (false, false) => listen_http,
+                    };
+                    http = Some(found.clone());
+                    found
+                }
             };
             let lower =
                 |names: Vec<String>| names.iter().map(|name| name.to_ascii_lowercase()).collect();
@@ -103,14 +129,27 @@ pub(crate) async fn edge(
                 listen,
                 listen_tls,
                 certificates: certificates(cert, key)?,
+                ordered: StandaloneAcme {
+                    hosts: host,
+                    directory: acme_directory,
+                    ca: acme_ca,
+                    resolver,
+                    contact,
+                },
                 origin,
                 state_dir,
                 memory,
                 disk,
                 cache,
             })?;
+            for node in fleet.clusters.iter_mut().flat_map(|c| &mut c.nodes) {
+                node.clients.http3 = !no_http3;
+            }
             if let Some(path) = access_log {
                 fleet.access_log = Some(own_access_log(path, access_log_format)?);
+            }
+            if let Some(warning) = origin_is_own_host(&fleet).filter(|_| orders) {
+                tracing::warn!("{warning}");
             }
             context("edge".to_owned(), fleet, None, no_check, with_parent).await?
         }
@@ -128,7 +167,110 @@ pub(crate) async fn edge(
             context(name, fleet, Some(disk), no_check, with_parent).await?
         }
     };
-    nearcast_edge::run(with_step(context, when_open)).await
+    nearcast_edge::run(with_step(context, when_open))
+        .await
+        .map_err(|failure| match &http {
+            Some(http) => with_hint_for_http(failure, http),
+            None => failure,
+        })
+}
+
+/// The port on which clients ask for a host over HTTP.
+const HTTP_PORT: u16 = 80;
+/// That of HTTPS.
+const HTTPS_PORT: u16 = 443;
+
+/// The address of a listener of HTTPS: a port alone is every address of the machine. One socket serves
+/// IPv4 and IPv6, where the system has both and does not keep them apart.
+fn every_address(listen: &Listen) -> SocketAddr {
+    let Listen { address, is_port } = *listen;
+    let is_one = |path: &str, is: fn(&str) -> bool| {
+        std::fs::read_to_string(path).is_ok_and(|text| is(text.trim()))
+    };
+    let has_both = is_one("/proc/net/if_inet6", |text| !text.is_empty())
+        && is_one("/proc/sys/net/ipv6/bindv6only", |text| text == "0");
+    match is_port && has_both {
+        true => (Ipv6Addr::UNSPECIFIED, address.port()).into(),
+        false => address,
+    }
+}
+
+/// Port 80 of a host with a certificate is for HTTP: clients and authorities do not speak TLS there.
+fn refuse_http_port(listen: &[Listen]) -> Result<(), Failure> {
+    let is_of_http = |listen: &&Listen| listen.address.port() == HTTP_PORT;
+    match listen.iter().find(is_of_http) {
+        None => Ok(()),
+        Some(Listen { address, .. }) => Err(Failure::new(
+            FailureKind::Usage,
+            format!(
+                "--listen {address}: with --host this is the address of HTTPS, and port {HTTP_PORT} is for the redirect to it and for http-01; write --listen {}, beside which port {HTTP_PORT} is opened",
+                SocketAddr::new(address.ip(), HTTPS_PORT)
+            ),
+        )),
+    }
+}
+
+/// An authority that cannot be verified would be asked again and again.
+fn check_authority_file(ca: Option<&Path>) -> Result<(), Failure> {
+    let Some(ca) = ca else { return Ok(()) };
+    match ClientRoots::load(Some(ca)) {
+        Ok(_) => Ok(()),
+        Err(error) => Err(Failure::new(
+            FailureKind::NoInput,
+            format!(
+                "--acme-ca: {error}; name a PEM file with the certificate that the authority's own server is verified by"
+            ),
+        )),
+    }
+}
+
+/// Says that the origin of an edge without a fleet file is a host that this edge serves, at a port
+/// at which clients reach the edge.
+fn origin_is_own_host(fleet: &Fleet) -> Option<String> {
+    let site = fleet.sites.first()?;
+    let (scheme, authority) = site.origin.split_once("://")?;
+    let (host, port) = match authority.rsplit_once(':') {
+        Some((host, port)) => (host, port.parse().ok()?),
+        None if scheme == "https" => (authority, HTTPS_PORT),
+        None => (authority, HTTP_PORT),
+    };
+    let mut listeners = fleet
+        .edges()
+        .flat_map(|(_, node)| node.listen.iter().chain(&node.listen_tls));
+    let is_own = [HTTP_PORT, HTTPS_PORT].contains(&port) || listeners.any(|at| at.port() == port);
+    (is_own && site.hosts.iter().any(|one| one == host)).then(|| {
+        format!(
+            "--origin {} has the name of --host, which leads to this edge: requests would come back to it; use another name for the origin, such as https://origin.{host}, or its address",
+            site.origin
+        )
+    })
+}
+
+/// The listeners for HTTP beside those of HTTPS.
+fn http_beside(listen_tls: &[SocketAddr]) -> Vec<SocketAddr> {
+    let mut found: Vec<SocketAddr> = Vec::new();
+    for address in listen_tls {
+        let http = SocketAddr::new(address.ip(), HTTP_PORT);
+        if !found.contains(&http) && !listen_tls.contains(&http) {
+            found.push(http);
+        }
+    }
+    found
+}
+
+/// Adds what to do where it is the listener for HTTP that cannot be opened, which nobody has named.
+fn with_hint_for_http(failure: Failure, http: &[SocketAddr]) -> Failure {
+    let is_of_http = |address: &SocketAddr| failure.message.contains(&format!(" on {address}: "));
+    match http.iter().any(is_of_http) {
+        true => Failure {
+            message: format!(
+                "{}; it is for redirects to https: name another with --listen-http ADDR:PORT, or have none with --no-redirect",
+                failure.message
+            ),
+            ..failure
+        },
+        false => failure,
+    }
 }
 
 /// The access log of an edge without a fleet file. Its path starts at the current directory.
@@ -431,10 +573,53 @@ pub(crate) fn choose<'f>(
     }
 }
 
+/// Names the state directory of an edge that keeps certificates, as it depends on who starts it: call
+/// this before the process becomes another user.
+///
+/// # Errors
+/// The user has no home directory.
+pub(crate) fn name_state_dir(command: &mut Command) -> Result<(), Failure> {
+    if let Command::Edge(arguments) = command
+        && !arguments.host.is_empty()
+        && arguments.state_dir.is_none()
+    {
+        arguments.state_dir = Some(lasting_state_dir(&arguments.listen)?);
+    }
+    Ok(())
+}
+
+/// The state directory of an edge that keeps certificates, named by the port: that of the service
+/// manager, of the system where root starts it, else of this user.
+///
+/// # Errors
+/// The user has no home directory.
+fn lasting_state_dir(listen: &[Listen]) -> Result<PathBuf, Failure> {
+    let variable = |name: &str| {
+        let value = std::env::var_os(name).map(PathBuf::from);
+        value.filter(|path| path.is_absolute())
+    };
+    let port = listen.first().map_or(0, |listen| listen.address.port());
+    // Set by systemd for StateDirectory=.
+    if let Some(given) = variable("STATE_DIRECTORY") {
+        return Ok(given);
+    }
+    let base = match kernel::user_id() {
+        0 => Some(PathBuf::from("/var/lib")),
+        _ => variable("XDG_STATE_HOME").or_else(|| Some(variable("HOME")?.join(".local/state"))),
+    };
+    let base = base.ok_or_else(|| {
+        Failure::new(
+            FailureKind::Usage,
+            "this user has no home directory to keep certificates in; name a directory with --state-dir",
+        )
+    })?;
+    Ok(base.join("nearcast-edge").join(port.to_string()))
+}
+
 /// The state directory of an edge without a fleet file, named by the port, so that each edge has
 /// its own.
-fn own_state_dir(listen: Option<&SocketAddr>, is_needed: bool) -> Result<PathBuf, Failure> {
-    let port = listen.map_or(0, SocketAddr::port);
+fn own_state_dir(listen: Option<&Listen>, is_needed: bool) -> Result<PathBuf, Failure> {
+    let port = listen.map_or(0, |listen| listen.address.port());
     let path = std::env::temp_dir().join(format!("nearcast-edge-{}-{port}", kernel::user_id()));
     if is_needed {
         make_own(&path)?;
@@ -543,6 +728,8 @@ pub(crate) fn write_demo_content(root: &Path, steering: &PageSteering) -> Result
 
 #[cfg(test)]
 mod tests {
+    use nearcast_fleet::units::Bytes;
+
     use super::*;
 
     #[test]
@@ -558,6 +745,71 @@ mod tests {
             let refused = make_own(&planted).expect_err("it is not a directory of ours");
             assert_eq!(refused.kind.exit_code(), 73);
             assert!(refused.message.contains("--state-dir"), "{refused}");
+        }
+    }
+
+    #[test]
+    fn redirects_listen_beside_https() {
+        let at = |texts: &[&str]| {
+            let parse = |text: &&str| text.parse::<SocketAddr>().expect("an address");
+            texts.iter().map(parse).collect::<Vec<_>>()
+        };
+        for (https, http) in [
+            (&["[::]:443"][..], &["[::]:80"][..]),
+            (&["192.0.2.1:443", "192.0.2.1:8443"], &["192.0.2.1:80"]),
+            (
+                &["192.0.2.1:443", "[2001:db8::1]:443"],
+                &["192.0.2.1:80", "[2001:db8::1]:80"],
+            ),
+            (&["192.0.2.1:80"], &[]),
+        ] {
+            assert_eq!(http_beside(&at(https)), at(http), "{https:?}");
+        }
+        let failure = Failure::new(
+            FailureKind::Unavailable,
+            "cannot listen for clients on [::]:80: in use",
+        );
+        let hinted = with_hint_for_http(failure.clone(), &at(&["[::]:80"]));
+        assert!(hinted.message.contains("--no-redirect"), "{hinted}");
+        assert_eq!(
+            with_hint_for_http(failure.clone(), &at(&["[::]:8080"])),
+            failure
+        );
+    }
+
+    #[test]
+    fn an_origin_with_the_name_of_the_edge_is_warned_of() {
+        for (origin, is_warned) in [
+            ("https://www.example.org", true),
+            ("http://WWW.example.org/", true),
+            ("https://www.example.org:8443", true),
+            ("https://www.example.org:9443", false),
+            ("https://origin.example.org", false),
+            ("http://127.0.0.1:8000", false),
+            ("http://[::1]:8000", false),
+        ] {
+            let fleet = file::standalone_edge(StandaloneEdge {
+                listen: Vec::new(),
+                listen_tls: vec![(Ipv6Addr::LOCALHOST, 8443).into()],
+                certificates: Vec::new(),
+                ordered: StandaloneAcme {
+                    hosts: vec!["www.example.org".to_owned()],
+                    ..StandaloneAcme::default()
+                },
+                origin: origin.to_owned(),
+                state_dir: PathBuf::from("state"),
+                memory: Bytes(1 << 20),
+                disk: Bytes(0),
+                cache: CachePolicy::default(),
+            });
+            let warning = origin_is_own_host(&fleet.expect("good arguments"));
+            assert_eq!(warning.is_some(), is_warned, "{origin}: {warning:?}");
+            if let Some(warning) = warning {
+                assert!(
+                    warning.contains("use another name for the origin"),
+                    "{warning}"
+                );
+            }
         }
     }
 

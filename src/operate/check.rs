@@ -1,5 +1,7 @@
 //! `nearcast check`.
 
+mod acme;
+mod ordered;
 mod tls;
 
 use std::collections::BTreeSet;
@@ -14,6 +16,7 @@ use nearcast_fleet::config::{CertificateFiles, Control, Fleet, NameServer, Node,
 use nearcast_fleet::failure::{Failure, FailureKind};
 use nearcast_fleet::file::{self, Mistake};
 use nearcast_fleet::node_key;
+use nearcast_fleet::wanted_certificates::{covers, wanted_certificates};
 use nearcast_gslb_dns::steer;
 use nearcast_gslb_dns::zone::{self, ZoneError};
 use nearcast_net::tls::{ClientRoots, FileError, Identity};
@@ -26,12 +29,18 @@ use crate::privileges::Account;
 use crate::text::plural;
 
 /// Checks a fleet file and prints a summary.
-pub(crate) fn run(arguments: &CheckArgs) -> Result<(), Failure> {
+pub(crate) async fn run(arguments: &CheckArgs) -> Result<(), Failure> {
     if arguments.json {
-        return check_json(&arguments.file);
+        return check_json(&arguments.file).await;
     }
     let fleet = load(&arguments.file)?;
     print_warnings(&arguments.file, &fleet);
+    let text = std::fs::read_to_string(&arguments.file).unwrap_or_default();
+    let acme::Found { warnings, unasked } = acme::look(&fleet, &text).await;
+    print_all(&arguments.file, warnings);
+    if let Some(unasked) = unasked {
+        errln!("{}: {unasked}", arguments.file.display());
+    }
     outln!("{}: OK: {}", arguments.file.display(), summary(&fleet));
     Ok(())
 }
@@ -62,15 +71,21 @@ pub(crate) fn refuse_faults(path: &Path, fleet: &Fleet) -> Result<(), Failure> {
     }
 }
 
-fn check_json(path: &Path) -> Result<(), Failure> {
+async fn check_json(path: &Path) -> Result<(), Failure> {
     let text = file::read(path)?;
     let base = path.parent().unwrap_or(Path::new(""));
     match file::parse_and_check(&text, base, record_faults) {
         Ok(fleet) => {
-            let warnings: Vec<_> = warnings(&fleet, &text).iter().map(to_json).collect();
-            print_json(
-                &json!({"ok": true, "summary": summary(&fleet), "mistakes": [], "warnings": warnings}),
-            );
+            let found = acme::look(&fleet, &text).await;
+            let warnings = warnings(&fleet, &text).into_iter().chain(found.warnings);
+            let warnings: Vec<_> = warnings.map(|warning| to_json(&warning)).collect();
+            print_json(&json!({
+                "ok": true,
+                "summary": summary(&fleet),
+                "mistakes": [],
+                "warnings": warnings,
+                "unasked": found.unasked,
+            }));
             Ok(())
         }
         Err(mistakes) => {
@@ -91,12 +106,17 @@ fn to_json(mistake: &Mistake) -> serde_json::Value {
 
 /// Prints warnings on stderr, one a line: `FILE:LINE:COLUMN: warning: PROBLEM; HINT`.
 pub(crate) fn print_warnings(path: &Path, fleet: &Fleet) {
+    let text = std::fs::read_to_string(path).unwrap_or_default();
+    print_all(path, warnings(fleet, &text));
+}
+
+fn print_all(path: &Path, warnings: Vec<Mistake>) {
     for Mistake {
         line,
         column,
         problem,
         hint,
-    } in warnings(fleet, &std::fs::read_to_string(path).unwrap_or_default())
+    } in warnings
     {
         errln!(
             "{}:{line}:{column}: warning: {problem}; {hint}",
@@ -112,6 +132,7 @@ pub(crate) fn warnings(fleet: &Fleet, text: &str) -> Vec<Mistake> {
     found.extend(own_certificate_warnings(fleet, text));
     found.extend(certificate_warnings(fleet, text));
     found.extend(tls::warnings(fleet, text));
+    found.extend(ordered::warnings(fleet, text));
     for warning in node_key::warnings(fleet) {
         let (line, column) = place_of(text, |line| line.find("node_key"));
         let (problem, hint) = warning.split_once("; ").unwrap_or((&warning, ""));
@@ -323,7 +344,13 @@ fn certificate_warnings(fleet: &Fleet, text: &str) -> Vec<Mistake> {
 /// the fleet, in its order.
 fn coverage_warnings(fleet: &Fleet, text: &str, identities: &[Identity]) -> Vec<Mistake> {
     let strings = Strings::new(text);
-    let is_covered = |host: &str| identities.iter().any(|identity| identity.covers(host));
+    let ordered = wanted_certificates(fleet);
+    let is_ordered = |host: &str| {
+        let names = ordered.iter().flat_map(|wanted| &wanted.hosts);
+        names.into_iter().any(|name| covers(name, host))
+    };
+    let is_covered =
+        |host: &str| identities.iter().any(|identity| identity.covers(host)) || is_ordered(host);
     let mut found = Vec::new();
     for site in &fleet.sites {
         let hosts = site.hosts.iter();
@@ -335,6 +362,10 @@ fn coverage_warnings(fleet: &Fleet, text: &str, identities: &[Identity]) -> Vec<
                         "no certificate covers {host}, and its clients are redirected to https"
                     ),
                     "add a certificate, or take redirect out of [site.https]",
+                ),
+                false if site.https.dns_record => (
+                    format!("no certificate covers {host}"),
+                    "clients cannot reach it over https; add a certificate, or write dns_record = false in [site.https] if it is served over http alone",
                 ),
                 false => (
                     format!("no certificate covers {host}"),
@@ -848,6 +879,12 @@ mod tests {
             (pair("good.pem"), &["b.other.test", "www.test"][..]),
             (
                 pair("good.pem") + &pair("elsewhere.pem").replace("key.pem", "elsewhere.key"),
+                &[],
+            ),
+            // Control orders one.
+            (
+                pair("good.pem")
+                    + "[[certificate]]\nhosts = [\"b.other.test\"]\n[acme]\ncontact = [\"mailto:a@b.test\"]\nterms_agreed = true\n",
                 &[],
             ),
             (String::new(), &[]),

@@ -205,7 +205,7 @@ fn heading(host: &str, answer: &Value, cluster: &str) -> String {
 }
 
 /// The single values of an answer, with their labels.
-fn facts(answer: &Value, is_steered: bool) -> [(&'static str, Option<String>); 15] {
+fn facts(answer: &Value, is_steered: bool) -> [(&'static str, Option<String>); 16] {
     let (client, dns) = (&answer["client"], &answer["dns"]);
     let joined = |list: Vec<String>| (!list.is_empty()).then(|| list.join(", "));
     let aliases = list(&dns["records"])
@@ -213,6 +213,11 @@ fn facts(answer: &Value, is_steered: bool) -> [(&'static str, Option<String>); 1
         .filter(|record| record["type"] == "CNAME")
         .map(|record| string(&record["data"]))
         .collect();
+    // The record itself, where it is not the addresses.
+    let record = list(&dns["records"])
+        .iter()
+        .find(|record| is_steered && record["type"] == "HTTPS")
+        .map(|record| string(&record["data"]));
     let addresses = [&answer["addresses"], &answer["chosen"]["addresses"]]
         .iter()
         .flat_map(|v| list(v))
@@ -244,6 +249,7 @@ fn facts(answer: &Value, is_steered: bool) -> [(&'static str, Option<String>); 1
             is_steered.then(|| describe_place(&answer["place"])),
         ),
         ("addresses", joined(addresses)),
+        ("record", record),
         (
             "scope",
             scalar(&answer["scope_prefix"])

@@ -2,6 +2,7 @@
 
 pub(crate) mod api;
 pub(crate) mod apply;
+pub(crate) mod certificates;
 pub(crate) mod check;
 pub(crate) mod drain;
 pub(crate) mod explain;

@@ -339,6 +339,7 @@ mod tests {
             listen: vec![([127, 0, 0, 1], 80).into()],
             listen_tls: Vec::new(),
             certificates: Vec::new(),
+            ordered: nearcast_fleet::file::StandaloneAcme::default(),
             origin: "http://o".into(),
             state_dir: std::path::PathBuf::new(),
             memory: nearcast_fleet::units::Bytes(1 << 20),

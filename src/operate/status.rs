@@ -9,17 +9,25 @@ use crate::cli::StatusArgs;
 use crate::text::Table;
 use crate::{find, text};
 
+/// Certificates that a warning names.
+const FAILING_SHOWN_MAX: usize = 5;
+
 /// Shows the state of the fleet.
 pub(crate) async fn run(arguments: StatusArgs) -> Result<(), Failure> {
     let fleet = find::fleet_to_ask(&arguments.ask)?;
     let window = arguments.window.as_secs().clamp(1, 3600);
-    let answer = Api::of(&fleet)?
-        .get(&format!("/v1/status?window={window}"))
-        .await?;
+    let api = Api::of(&fleet)?;
+    let answer = api.get(&format!("/v1/status?window={window}")).await?;
     if arguments.json {
         print_json(&answer);
     } else {
-        out!("{}", describe(&answer, text::terminal_width()));
+        let width = text::terminal_width();
+        out!("{}", describe(&answer, width));
+        // The status is worth more than a failure to ask for this.
+        let certificates = api.get("/v1/certificates").await.unwrap_or_default();
+        if let Some(warning) = failing_certificates(&certificates) {
+            out!("\n{}", text::wrapped(&warning, width));
+        }
     }
     Ok(())
 }
@@ -100,6 +108,26 @@ fn describe(status: &Value, width: usize) -> String {
     text
 }
 
+/// Names the certificates whose orders fail.
+fn failing_certificates(answer: &Value) -> Option<String> {
+    let failing: Vec<String> = list(&answer["certificates"])
+        .iter()
+        .filter(|one| number(&one["failures"]) > 0.0)
+        .map(|one| string(&one["name"]))
+        .collect();
+    let more = match failing.len().saturating_sub(FAILING_SHOWN_MAX) {
+        0 => String::new(),
+        more => format!(" and {more} more"),
+    };
+    let shown = &failing[..failing.len().min(FAILING_SHOWN_MAX)];
+    (!shown.is_empty()).then(|| {
+        format!(
+            "warning: orders of certificates fail: {}{more}; `nearcast certificates` says why",
+            shown.join(", ")
+        )
+    })
+}
+
 fn cluster_row(c: &Value) -> Vec<String> {
     let time = string(&c["local_time"]);
     let off_peak = if c["off_peak_now"] == true {
@@ -153,9 +181,33 @@ fn node_row(n: &Value) -> Vec<String> {
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
 
     const WIDE: usize = 200;
+
+    #[test]
+    fn certificates_whose_orders_fail_are_named() {
+        let answer = |failures: &[u64]| {
+            let one = |(n, failures)| json!({ "name": format!("{n}.test"), "failures": failures });
+            let all: Vec<Value> = failures.iter().enumerate().map(one).collect();
+            json!({ "acme": true, "certificates": all })
+        };
+        assert_eq!(failing_certificates(&Value::Null), None);
+        assert_eq!(failing_certificates(&answer(&[0, 0])), None);
+        assert_eq!(
+            failing_certificates(&answer(&[0, 2, 1])).as_deref(),
+            Some(
+                "warning: orders of certificates fail: 1.test, 2.test; `nearcast certificates` says why"
+            )
+        );
+        let many = failing_certificates(&answer(&[1; 7])).expect("they fail");
+        assert!(
+            many.contains("4.test and 2 more;") && !many.contains("5.test"),
+            "{many}"
+        );
+    }
 
     /// The API's documented example: the text names its parts.
     #[test]
