@@ -1,4 +1,5 @@
-//! Servers for the tests of several crates. Only dev-dependencies name this crate.
+//! Servers for the tests of several crates; `src/bin/` has the loads of `tests/bench`. Only
+//! dev-dependencies name this crate.
 
 mod origin;
 

@@ -6,7 +6,7 @@ that were started here.
 """
 import argparse, json, os, pathlib, random, re, shutil, signal, statistics, struct, subprocess, sys, tempfile, time
 
-import https
+import http3, https
 from lab import *
 
 # A memory hit of 1 KiB.
@@ -235,7 +235,7 @@ def demo(options, work):
 
 def main():
     parser = argparse.ArgumentParser(prog="tests/bench/run")
-    sets = {"http": http, "dns": dns, **https.SETS, "demo": demo}
+    sets = {"http": http, "dns": dns, **https.SETS, **http3.SETS, "demo": demo}
     parser.add_argument("what", nargs="?", choices=["all", *sets], default="all")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=int, default=3)

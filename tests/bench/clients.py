@@ -1,10 +1,11 @@
 """Clients of the measurements that no Debian program is: TLS handshakes, and connections that stay idle. Standard library only.
 
-    clients.py handshakes PORT HOST SECONDS full|resumed   sequential TLS 1.3 handshakes of four processes; prints how many
+    clients.py handshakes PORT HOST SECONDS full|resumed   sequential TLS 1.3 handshakes of four processes; prints how many.
+                                                           A # in HOST stands for a number below 1000, another each time
     clients.py idle PORT HOST N                            N connections of HTTP/2 with one answered request each; prints `ready` and
                                                            keeps them until standard input ends
 """
-import multiprocessing, socket, ssl, struct, sys, time
+import multiprocessing, random, socket, ssl, struct, sys, time
 
 PROCESSES = 4
 READ = 1 << 16
@@ -49,12 +50,15 @@ def handshake(of, port, host, session=None):
 
 
 def count_handshakes(port, host, seconds, resume, results):
-    of = context("http/1.1")
-    stream, first = handshake(of, port, host)
+    of, numbers = context("http/1.1"), random.Random()
+
+    def name():
+        return host.replace("#", str(numbers.randrange(1000)))
+    stream, first = handshake(of, port, name())
     stream.close()
     session, done, until = first.session if resume else None, 0, time.monotonic() + seconds
     while time.monotonic() < until:
-        stream, tls = handshake(of, port, host, session)
+        stream, tls = handshake(of, port, name(), session)
         stream.close()
         if tls.session_reused != resume:
             results.put(f"a handshake that was to be {'resumed' if resume else 'full'} was not")

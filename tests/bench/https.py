@@ -2,7 +2,7 @@
 
 The figure is how much a server does in a second of its own CPU time; references are listed beside the peers and do not count as one.
 """
-import pathlib, random, re, statistics, subprocess, sys, time
+import json, pathlib, random, re, statistics, subprocess, sys, time
 
 from lab import *
 
@@ -147,8 +147,9 @@ hosts:
 """)
         return self.add("h2o static", start("h2o", ["h2o", "-m", "worker", "-c", base / "h2o.conf"], self.work), plain, tls)
 
-    def nearcast(self, name="Nearcast", sections="", site=""):
-        plain, tls, base = free_port(), free_port(), self.directory("nearcast")
+    def nearcast(self, name="Nearcast", sections="", site="", hosts=()):
+        """With more hosts than the usual one; `sections` have their certificates then."""
+        plain, tls, admin, base = free_port(), free_port(), free_port(), self.directory("nearcast")
         (base / "nearcast.toml").write_text(f"""
 [fleet]
 zone = "cdn.test"
@@ -170,20 +171,23 @@ name = "bench-1"
 address = "127.0.0.1"
 listen = "127.0.0.1:{plain}"
 listen_tls = "127.0.0.1:{tls}"
-admin = "127.0.0.1:{free_port()}"
+admin = "127.0.0.1:{admin}"
 memory = "64MiB"
 disk = "0"
 threads = 1
 [[site]]
 name = "www"
-hosts = ["{HOST}"]
+hosts = {json.dumps([HOST, *hosts])}
 origin = "http://127.0.0.1:{self.origin}"
 ttl = "20s"
 {site}
 """)
         argv = [NEARCAST, "edge", "--fleet", base / "nearcast.toml", "--node", "bench-1", "--log", "warn"]
-        process = start(base.name, argv, self.work)
+        process, begun = start(base.name, argv, self.work), time.monotonic()
+        wait_for(f"{name} to serve", lambda: len(self.fetch("https", tls, "/")) == SIZES[""], process)
+        seconds = time.monotonic() - begun
         added = self.add(name, process, plain, tls)
+        added.start_seconds, added.admin = seconds, admin
         for scheme, port in (("https", tls), ("http", plain)):
             for path in SIZES:
                 wait_for(f"a hit of /{path} by {scheme}", lambda: self.is_hit(scheme, port, f"/{path}"), process)
