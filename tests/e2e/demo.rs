@@ -338,11 +338,10 @@ fn every_edge_shows_the_certificate_for_the_name_and_the_root_is_needed() {
     assert!(demo.process.wait(END).success());
 }
 
-#[test]
-fn chromium_plays_the_film_over_http2() {
-    let mut demo = Demo::start(&["--no-traffic"]);
-    // Chromium has no option for another root; this one lets exactly these keys pass: that of the page's
-    // name, and that of the addresses from which the player fetches segments.
+/// The argument by which Chromium lets exactly the keys of the demo's certificates pass: that of the
+/// page's name, and that of the addresses from which the player fetches segments. It has no option for
+/// another root.
+fn pinned_keys(demo: &Demo) -> String {
     let pins = ["demo.test.pem", "cdn.test.pem"].map(|name| {
         let certificate = demo.dir.join("certificates").join(name);
         let certificate = certificate.to_str().expect("a plain path");
@@ -355,30 +354,68 @@ fn chromium_plays_the_film_over_http2() {
         ],
         )
     });
-    let pin = format!(
+    format!(
         "--chromium=--ignore-certificate-errors-spki-list={},{}",
         pins[0].trim(),
         pins[1].trim()
+    )
+}
+
+/// Plays the film in Chromium with these arguments; all that is fetched comes by the protocol, which
+/// the page names.
+fn play(demo: &Demo, alpn: &str, shown: &str, more: &[&str]) {
+    let playing = format!(
+        "(v => v && v.currentTime > 2 && v.videoWidth > 0 && document.getElementById('protocol').innerText === '{shown}' && \
+         (all => all.length > 4 && all.every(e => e.nextHopProtocol === '{alpn}'))\
+         (performance.getEntriesByType('resource').filter(e => /[.](js|css|webp|json|mpd|m4s|mp4)$/.test(e.name) && e.nextHopProtocol)))\
+         (document.querySelector('video'))"
     );
-    let resolve = "--chromium=--host-resolver-rules=MAP www.demo.test 127.0.30.1";
-    let playing = "(v => v && v.currentTime > 2 && v.videoWidth > 0 && document.getElementById('protocol').innerText === 'HTTP/2' && \
-                   (all => all.length > 4 && all.every(e => e.nextHopProtocol === 'h2'))\
-                   (performance.getEntriesByType('resource').filter(e => /[.](js|css|webp|json|mpd|m4s|mp4)$/.test(e.name) && e.nextHopProtocol)))\
-                   (document.querySelector('video'))";
     let url = "https://www.demo.test:8443/watch?as=Singapore";
+    let pin = pinned_keys(demo);
     let arguments = [
         &pin,
-        resolve,
+        "--chromium=--host-resolver-rules=MAP www.demo.test 127.0.30.1",
         "--allow-host=127.0.0.1:7700",
         "--allow-host=127.0.30.1:8443",
         "--allow-host=127.0.30.2:8443",
     ];
-    for text in open(url, playing, &arguments) {
+    for text in open(url, &playing, &[&arguments[..], more].concat()) {
         let text = text.to_lowercase();
-        for word in ["http/2", "sin-1", "in use", "big buck bunny"] {
+        for word in [&shown.to_lowercase(), "sin-1", "in use", "big buck bunny"] {
             assert!(text.contains(word), "the page shows {word:?}:\n{text}");
         }
     }
+}
+
+#[test]
+fn chromium_plays_the_film_over_http2() {
+    let mut demo = Demo::start(&["--no-traffic"]);
+    play(&demo, "h2", "HTTP/2", &[]);
+    demo.process.signal("TERM");
+    assert!(demo.process.wait(END).success());
+}
+
+#[test]
+fn chromium_finds_http3_by_itself_and_plays_the_film_over_it() {
+    let mut demo = Demo::start(&["--no-traffic"]);
+    // Chromium takes HTTP/3 from authorities of the Web alone, except for hosts that it is told to use
+    // it for. Port 1 is another origin: for the one that is visited, it learns of HTTP/3 by Alt-Svc.
+    let found = "(fetch('/about.html?' + Math.random()), \
+                 performance.getEntriesByType('navigation')[0].nextHopProtocol === 'h2' && \
+                 performance.getEntriesByType('resource').some(e => e.nextHopProtocol === 'h3'))";
+    let pin = pinned_keys(&demo);
+    open(
+        "https://www.demo.test:8443/about.html",
+        found,
+        &[
+            &pin,
+            "--chromium=--host-resolver-rules=MAP www.demo.test 127.0.30.1",
+            "--chromium=--origin-to-force-quic-on=www.demo.test:1",
+        ],
+    );
+    let origins = "www.demo.test:8443,127.0.30.1:8443,127.0.30.2:8443";
+    let force = format!("--chromium=--origin-to-force-quic-on={origins}");
+    play(&demo, "h3", "HTTP/3", &[&force]);
     demo.process.signal("TERM");
     assert!(demo.process.wait(END).success());
 }

@@ -92,7 +92,10 @@ impl Place {
     }
 
     fn start(&self, name: &str, line: &str) -> Process {
-        Process::start(name, self.path(), self.line(&format!("exec {line}"), &[]))
+        let mut command = self.line(&format!("exec {line}"), &[]);
+        // An edge that orders certificates keeps them in a directory of the system otherwise.
+        command.env("STATE_DIRECTORY", self.path().join("edge-state"));
+        Process::start(name, self.path(), command)
     }
 
     /// Runs an example to its end.

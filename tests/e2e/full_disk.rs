@@ -14,10 +14,10 @@ use crate::lab::tools::curl;
 use crate::lab::wait;
 
 /// A file system of a few kilobytes. Dropping it unmounts it.
-struct SmallDisk(PathBuf);
+pub struct SmallDisk(PathBuf);
 
 impl SmallDisk {
-    fn mount(at: PathBuf, size: &str) -> Self {
+    pub fn mount(at: PathBuf, size: &str) -> Self {
         std::fs::create_dir_all(&at).expect("a directory can be made");
         run(
             "mount",
@@ -34,7 +34,7 @@ impl SmallDisk {
     }
 
     /// Writes until there is no room left.
-    fn fill(&self) {
+    pub fn fill(&self) {
         use std::io::Write;
         let mut file =
             std::fs::File::create(self.0.join("filler")).expect("there is room for a name");

@@ -1,11 +1,13 @@
 //! `nearcast edge --listen ADDR --origin URL`: no fleet file, any origin, any host.
 
-use std::net::SocketAddr;
+use std::net::{SocketAddr, UdpSocket};
+use std::os::unix::fs::PermissionsExt;
 use std::time::Duration;
 
 use nearcast_testing::{Origin, Reply};
 
 use crate::lab::addresses::Block;
+use crate::lab::certificates::{ECDSA, Pair};
 use crate::lab::process::{Process, nearcast};
 use crate::lab::tools::curl;
 use crate::lab::wait;
@@ -149,4 +151,37 @@ fn an_edge_without_a_fleet_file_caches_any_origin_under_any_host() {
         "{answer}"
     );
     assert_eq!(origin.count("/page"), 2, "each host has its own response");
+}
+
+#[test]
+fn an_edge_without_a_fleet_file_may_leave_http3_out() {
+    let block = Block::take();
+    let listen = SocketAddr::from((block.host(10), 8443));
+    let _other = UdpSocket::bind(listen).expect("a free address");
+    let directory = tempfile::tempdir().expect("a temporary directory can be made");
+    let pair = Pair::make(directory.path(), "www", &ECDSA, "DNS:www.demo.test");
+    // The edge may be another user than this test.
+    for (path, mode) in [(directory.path(), 0o755), (&pair.key, 0o644)] {
+        std::fs::set_permissions(path, PermissionsExt::from_mode(mode)).expect("our own file");
+    }
+    let command = |more: &[&str]| {
+        let mut command = nearcast();
+        command
+            .args(["edge", "--listen-tls", &listen.to_string()])
+            .args(["--listen", &format!("{}:8080", block.host(10))])
+            .args(["--cert", pair.cert(), "--key"])
+            .arg(&pair.key)
+            .args(["--origin", "http://127.0.0.1:1"])
+            .args(more);
+        command
+    };
+    let mut edge = Process::start("edge", directory.path(), command(&[]));
+    let status = edge.wait(Duration::from_secs(60));
+    let output = edge.output();
+    assert!(
+        status.code() == Some(69) && output.contains("--no-http3"),
+        "{output}"
+    );
+    let mut edge = Process::start("edge-without", directory.path(), command(&["--no-http3"]));
+    edge.wait_for_output("the edge serves", Duration::from_secs(60));
 }

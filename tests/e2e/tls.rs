@@ -97,9 +97,14 @@ impl Lab {
     }
 
     fn metric(&self, series: &str) -> Option<f64> {
+        self.series(series)?.rsplit(' ').next()?.parse().ok()
+    }
+
+    /// A line of the metrics.
+    fn series(&self, series: &str) -> Option<String> {
         let metrics = curl(&[&format!("http://{}/metrics", self.admin)]);
-        let line = metrics.lines().find(|line| line.starts_with(series))?;
-        line.rsplit(' ').next()?.parse().ok()
+        let line = metrics.lines().find(|line| line.starts_with(series));
+        line.map(str::to_owned)
     }
 
     fn wait_handshakes(&self, result: &str, count: u64) {
@@ -177,6 +182,9 @@ fn a_site_is_served_over_https() {
     assert!(lab.handshakes("full") >= 4);
     // What the metrics say of the certificate.
     let expiry = lab.metric("nearcast_edge_certificate_expiry_timestamp_seconds");
+    let series = "nearcast_edge_certificate_expiry_timestamp_seconds{";
+    let source = lab.series(series).expect("there");
+    assert!(source.contains("source=\"file\""), "{source}");
     let days = (expiry.expect("there") - nearcast_fleet::clock::now_unix_s() as f64) / 86_400.0;
     assert!((28.0..31.0).contains(&days), "{days}");
     assert_eq!(lab.metric("nearcast_edge_certificate_broken"), Some(0.0));

@@ -93,8 +93,16 @@ impl Authority {
     /// Writes a certificate for the fleet's addresses and host, `node.pem`, and its key, `node.key`.
     pub fn write(&self, plan: &Plan, directory: &Path) {
         let hosts = [53, 70, 80, 11, 12, 21, 22].map(|n| plan.block.host(n).to_string());
-        let names = hosts.into_iter().chain(["www.demo.test".to_owned()]);
-        let params = CertificateParams::new(names.collect::<Vec<_>>()).expect("names");
+        let names: Vec<String> = hosts
+            .into_iter()
+            .chain(["www.demo.test".to_owned()])
+            .collect();
+        self.write_for(&names, directory);
+    }
+
+    /// The same for these names and addresses.
+    pub fn write_for(&self, names: &[String], directory: &Path) {
+        let params = CertificateParams::new(names).expect("names");
         let key = KeyPair::generate().expect("a key");
         let cert = params.signed_by(&key, &self.0).expect("a certificate");
         std::fs::write(directory.join("node.key"), key.serialize_pem()).expect("written");
