@@ -155,7 +155,7 @@ pub(super) const CASES: &[Case] = &[
         "threads = 1\nlisten_tls = \"127.9.0.12:8443\"\n[acme]\nterms_agreed = true\n[[acme.authority]]\nname = \"own\"\ndirectory = \"https://user@acme.test/dir\"\n[[site]]\nname = \"www\"\nhosts = [\"www.demo.test\"]\norigin = \"http://127.9.0.80:8000\"\n",
         "directory = ",
         13,
-        "only letters",
+        "a URL with a user name is not taken",
         "write its URL",
     ),
     (
