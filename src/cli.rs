@@ -946,7 +946,7 @@ mod tests {
     /// Flags in a text: `--node`.
     fn flags(text: &str) -> Vec<&str> {
         let ends = |rest: &str| {
-            rest.find(|c: char| !c.is_ascii_lowercase() && c != '-')
+            rest.find(|c: char| !c.is_ascii_lowercase() && !c.is_ascii_digit() && c != '-')
                 .unwrap_or(rest.len())
         };
         let starts = text
