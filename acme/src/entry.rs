@@ -77,7 +77,9 @@ pub(crate) struct Note {
     advice_at_unix_s: Option<i64>,
     unfinished: Option<Unfinished>,
     settings: String,
-    is_asked_for: bool,
+    /// Where a renewal was asked for: which certificate it replaces. A later one is the success, also
+    /// when the process ended before it could note that.
+    asked_for: Option<String>,
 }
 
 impl Entry {
@@ -87,12 +89,14 @@ impl Entry {
             let wait = u64::try_from(unix_s.saturating_sub(now_unix_s)).unwrap_or(0);
             now + Duration::from_secs(wait).min(renewal::BACK_OFF_MAX)
         };
+        let asked_for = note.asked_for.as_deref();
+        let is_asked_for = asked_for == Some(&*fingerprint(held.as_ref()));
         Self {
             wanted: None,
             held: held.map(Arc::new),
             unwritten: None,
             is_ordering: false,
-            is_asked_for: note.is_asked_for,
+            is_asked_for,
             is_forced: false,
             is_note_old: false,
             failures: note.failures,
@@ -118,7 +122,7 @@ impl Entry {
             advice_at_unix_s: Some(unix_s(self.advice_at)),
             unfinished: self.unfinished.clone(),
             settings: self.settings.clone(),
-            is_asked_for: self.is_asked_for,
+            asked_for: self.is_asked_for.then(|| fingerprint(self.held.as_deref())),
         }
     }
 
@@ -225,6 +229,14 @@ pub(crate) fn validity(held: &Held) -> Validity {
         from: held.facts.not_before_unix_s,
         until: held.facts.not_after_unix_s,
     }
+}
+
+/// Tells one certificate from another; the same for none.
+fn fingerprint(held: Option<&Held>) -> String {
+    let pem = held.map_or("", |held| &held.issued.pem);
+    let digest = ring::digest::digest(&ring::digest::SHA256, pem.as_bytes());
+    let first = &digest.as_ref()[..16];
+    first.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 #[cfg(test)]
@@ -395,6 +407,26 @@ mod tests {
             assert_eq!(used.facts.not_after_unix_s, expected_until, "{name}");
             let due = entry.due_unix_s(&[authority("https://ca.test/dir")]);
             assert!(due > NOW, "{name}: it is not ordered again");
+        }
+    }
+
+    #[test]
+    fn a_renewal_that_was_asked_for_is_over_with_the_next_certificate() {
+        let now = Instant::now();
+        let made = || held(&["a.test"], NOW, NOW + 90 * DAY);
+        let [first, second] = [made(), made()];
+        assert!(first.issued.pem != second.issued.pem);
+        for before in [None, Some(first)] {
+            let mut entry = Entry::new(before.clone(), Note::default(), NOW, now);
+            assert!(!entry.is_asked_for);
+            entry.ask_for();
+            let note = serde_json::to_string(&entry.note(NOW, now)).unwrap();
+            // The process ended before its next note: with the former certificate, and with the next.
+            for (found, is_asked_for) in [(before, true), (Some(second.clone()), false)] {
+                let note = serde_json::from_str(&note).unwrap();
+                let again = Entry::new(found, note, NOW, now);
+                assert_eq!(again.is_asked_for, is_asked_for);
+            }
         }
     }
 

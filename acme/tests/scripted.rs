@@ -1173,7 +1173,7 @@ async fn a_renewal_that_was_asked_for_is_on_disk_before_it_begins() {
     want(&running, &["b.test"], vec![server.authority("ca")]);
     until("that is noted", || {
         let notes = fs::read_to_string(dir.path().join("certificates/a.test.json")).unwrap();
-        notes.contains("\"is_asked_for\": false").then_some(())
+        notes.contains("\"asked_for\": null").then_some(())
     })
     .await;
     want(&running, &["a.test"], vec![server.authority("ca")]);
