@@ -34,8 +34,8 @@ const GROUPS: [(&str, &[&str]); 3] = [
 
 /// A content delivery network that one person can run.
 ///
-/// Authoritative DNS sends each client to the best cluster of caching edges; a planner pushes
-/// tomorrow's popular content to them while the links are quiet.
+/// Authoritative DNS sends each client to the best cluster of caching edges; a
+/// planner pushes tomorrow's popular content to them while the links are quiet.
 #[derive(Debug, Parser)]
 #[command(
     name = "nearcast",
@@ -74,7 +74,7 @@ pub(crate) enum Command {
     Origin(OriginArgs),
     /// Keep the journal, plan pushes, serve the API and the console
     Control(NodeArgs),
-    /// Check a fleet file; report every mistake with line, column and a hint
+    /// Check a fleet file: every mistake, with its place and a hint
     Check(CheckArgs),
     /// Explain which cluster a client is sent to, and why
     Explain(ExplainArgs),
@@ -84,13 +84,13 @@ pub(crate) enum Command {
     Drain(DrainArgs),
     /// Return an edge or a cluster to service
     Undrain(UndrainArgs),
-    /// Show the next push plan of each cluster, and how close it is to the optimum
+    /// Show each cluster's next push plan, and how near the optimum
     Plan(PlanArgs),
     /// Push the plan to the clusters now
     Push(PushArgs),
     /// Show one request by its id, as each edge answered it
     Trace(TraceArgs),
-    /// Show the certificates that control orders, until when they are valid, and why one is lacking
+    /// Show ordered certificates, and why one is lacking
     Certificates(CertificatesArgs),
     /// Show the state of the fleet
     Status(StatusArgs),
@@ -98,7 +98,7 @@ pub(crate) enum Command {
     Apply(ApplyArgs),
     /// Print a node's own key, or make a new key for a fleet
     Key(KeyArgs),
-    /// Request a URL once; exit 0 when it answers 2xx (for health checks)
+    /// Request a URL once; exit 0 when it answers 2xx
     Health(HealthArgs),
 }
 
@@ -583,7 +583,7 @@ pub(crate) struct PushArgs {
 
 #[derive(Debug, Args)]
 #[command(
-    after_help = "Examples:\n  nearcast certificates\n  nearcast certificates --json | jq '.certificates[] | select(.failures > 0)'\n\nThe fleet file orders certificates by its section [acme]; the demo's has none. Exits with 69 while orders fail and leave\na host without a certificate."
+    after_help = "Examples:\n  nearcast certificates\n  nearcast certificates --json | jq '.certificates[] | select(.failures > 0)'\n\nThe fleet file orders certificates by its section [acme]; the demo's has none. Exits with 69 while orders fail and leave a host without a certificate."
 )]
 pub(crate) struct CertificatesArgs {
     /// Order the certificate of this host now, whatever is due
@@ -814,6 +814,8 @@ fn parse_bytes(text: &str) -> Result<Bytes, String> {
 /// Sets the top-level help, with commands in groups.
 pub(crate) fn grouped(command: clap::Command) -> clap::Command {
     let mut groups = String::new();
+    let names = GROUPS.iter().flat_map(|(_, names)| names.iter());
+    let width = names.map(|name| name.len()).max().unwrap_or(0);
     for (title, names) in GROUPS {
         groups.push_str(&format!("\n{title}:\n"));
         for name in names {
@@ -822,7 +824,7 @@ pub(crate) fn grouped(command: clap::Command) -> clap::Command {
                 .and_then(|c| c.get_about())
                 .map(ToString::to_string)
                 .unwrap_or_default();
-            groups.push_str(&format!("  {name:<9} {about}\n"));
+            groups.push_str(&format!("  {name:<width$}  {about}\n"));
         }
     }
     let more = "\nStart with `nearcast demo`; `nearcast COMMAND --help` has examples.\n";
@@ -886,6 +888,10 @@ mod tests {
     #[test]
     fn the_top_level_help_names_every_command() {
         let help = super::grouped(Cli::command()).render_help().to_string();
+        let head = help.split("Options:").next().expect("a beginning");
+        for line in head.lines() {
+            assert!(line.chars().count() <= 80, "{line}");
+        }
         for (title, names) in GROUPS {
             assert!(help.contains(&format!("{title}:\n")), "{help}");
             for name in names {
