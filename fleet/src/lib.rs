@@ -9,7 +9,7 @@
 //!   [`trace`]: questions about single requests;
 //! - processes: [`admin`], [`role`], [`own_names`], [`failure`]; [`listener_tls`], `trust` and
 //!   [`ticket_keys`] are TLS between the nodes, [`node_certificates`] brings edges what they show;
-//! - [`clock`], [`random`], [`disk`], [`request_fields`]: rules and sums that several roles must
+//! - [`clock`], [`random`], [`request_fields`]: rules and sums that several roles must
 //!   agree on.
 //!
 //! This crate knows nothing of HTTP caching, DNS answers and planning. The roles depend on it, and
@@ -20,7 +20,6 @@ pub mod change;
 pub mod client;
 pub mod clock;
 pub mod config;
-pub mod disk;
 pub mod drains;
 pub mod failure;
 pub mod file;

@@ -191,6 +191,9 @@ pub struct PurgeProgress {
     pub revision: u64,
     /// Stored responses that it invalidated on this node.
     pub responses: u64,
+    /// Whether there may have been more: what lies on disk only is not counted for every scope.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub at_least: bool,
     /// Time at which it took effect, milliseconds after the Unix epoch.
     pub effective_unix_ms: u64,
 }

@@ -1,8 +1,8 @@
-//! Any bytes as a region file of the store: it opens, serves only bytes that the file holds, and
+//! Any bytes as a region of the store: it opens, serves only bytes that the file holds, and
 //! stores a new body that the next start finds.
 //!
-//! The first byte selects how the rest becomes the file: as it is, after a good region header, or as
-//! records with good checksums, one for each line, and a torn end. A line begins with the kind, the
+//! The first byte selects how the rest becomes the region: as it is, or as records with good
+//! checksums, one for each line, and a torn end. A line begins with the kind, the
 //! body, the slice and the sequence number of its record.
 #![no_main]
 
@@ -12,10 +12,8 @@ use std::sync::LazyLock;
 use bytes::Bytes;
 use libfuzzer_sys::fuzz_target;
 use nearcast_edge::fuzzing::{
-    ScannedBody, fuzz_record, fuzz_region_header, reencode_stored_response, scan_store,
+    ScannedBody, fuzz_record, fuzz_store_files, reencode_stored_response, scan_store,
 };
-
-const REGION: u64 = 1;
 
 /// In memory if there is such a file system, because every input is written to a file.
 static DIRECTORY: LazyLock<PathBuf> = LazyLock::new(|| {
@@ -28,7 +26,7 @@ static DIRECTORY: LazyLock<PathBuf> = LazyLock::new(|| {
     base.join(format!("nearcast-fuzz-{}-store", std::process::id()))
 });
 
-fn record(line: &[u8]) -> Vec<u8> {
+fn record(line: &[u8], offset: usize) -> Vec<u8> {
     let [kind, body, index, sequence, payload @ ..] = line else {
         return line.to_vec();
     };
@@ -41,21 +39,19 @@ fn record(line: &[u8]) -> Vec<u8> {
         }
     };
     let index = u32::try_from(wide(*index)).unwrap_or(u32::MAX);
-    fuzz_record(kind % 4, wide(*body), index, wide(*sequence), payload).unwrap_or_default()
+    fuzz_record(kind % 4, wide(*body), index, wide(*sequence), payload, offset).unwrap_or_default()
 }
 
 fn region(mode: u8, rest: &[u8]) -> Vec<u8> {
-    let mut file = fuzz_region_header(REGION);
-    match mode % 3 {
-        0 => return rest.to_vec(),
-        1 => file.extend_from_slice(rest),
-        _ => {
-            rest.split(|byte| *byte == b'\n')
-                .for_each(|line| file.extend(record(line)));
-            file.truncate(file.len() - usize::from(mode / 3) % 16);
-        }
+    if mode % 2 == 0 {
+        return rest.to_vec();
     }
-    file
+    let mut region = Vec::new();
+    for line in rest.split(|byte| *byte == b'\n') {
+        region.extend(record(line, region.len()));
+    }
+    region.truncate(region.len().saturating_sub(usize::from(mode / 2) % 16));
+    region
 }
 
 fn holds(file: &[u8], bytes: &[u8]) -> bool {
@@ -71,10 +67,8 @@ fn is_in(bodies: &[ScannedBody], head: &Bytes, slice: &Bytes) -> bool {
 fuzz_target!(|input: &[u8]| {
     let [mode, rest @ ..] = input else { return };
     let file = region(*mode, rest);
-    let pool = DIRECTORY.join("pull");
     let _ = std::fs::remove_dir_all(&*DIRECTORY);
-    std::fs::create_dir_all(&pool).expect("a directory");
-    std::fs::write(pool.join(format!("region-{REGION:016x}")), &file).expect("written");
+    fuzz_store_files(&DIRECTORY, &file).expect("written");
 
     let (head, slice) = (
         Bytes::from_static(b"new head"),

@@ -9,11 +9,9 @@
 /// Length of a slice; a body's last one may be shorter.
 pub const SLICE_BYTES: usize = 256 * 1024;
 /// Length of a record's header.
-pub const RECORD_HEADER_BYTES: usize = 40;
+pub const RECORD_HEADER_BYTES: usize = 64;
 /// Records start at multiples of this many bytes.
 pub const RECORD_ALIGNMENT: usize = 8;
-/// Length of the header of a region file.
-pub const REGION_HEADER_BYTES: u64 = 16;
 
 const REGION_BYTES_MIN: u64 = 1 << 20;
 const REGION_BYTES_MAX: u64 = 64 << 20;
@@ -57,9 +55,9 @@ pub fn stored_bytes(length: u64) -> u64 {
 /// about 70 % of 16 MiB, 82 % of 32 MiB, 93 % of a gigabyte, 99 % of a hundred.
 pub fn usable_bytes(share: u64) -> u64 {
     let region = region_bytes(share);
-    let gap = record_span(SLICE_BYTES) - RECORD_ALIGNMENT as u64;
+    let gap = record_span(SLICE_BYTES + HEAD_BYTES_PLANNED) - RECORD_ALIGNMENT as u64;
     let regions = share.checked_div(region).unwrap_or(0);
-    regions.saturating_sub(1) * region.saturating_sub(REGION_HEADER_BYTES + gap)
+    regions.saturating_sub(1) * region.saturating_sub(gap)
 }
 
 #[cfg(test)]
@@ -68,12 +66,12 @@ mod tests {
 
     #[test]
     fn a_body_takes_its_slices_with_their_headers_and_its_description() {
-        let (slice, head) = (SLICE_BYTES as u64, 4096 + 40);
+        let (slice, head) = (SLICE_BYTES as u64, 4096 + 64);
         for (length, expected) in [
-            (1, 48 + head),
-            (8, 48 + head),
-            (slice, slice + 40 + head),
-            (slice + 1, slice + 40 + 48 + head),
+            (1, 72 + head),
+            (8, 72 + head),
+            (slice, slice + 64 + head),
+            (slice + 1, slice + 64 + 72 + head),
         ] {
             assert_eq!(stored_bytes(length), expected, "{length}");
         }
