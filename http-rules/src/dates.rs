@@ -9,7 +9,7 @@ use http::{HeaderMap, HeaderValue};
 
 /// Parses an HTTP date of any of the three forms, in any letter case, into seconds after the Unix
 /// epoch. The name of the day is redundant, so a wrong one is tolerated.
-pub(crate) fn parse_date(value: &[u8]) -> Option<u64> {
+pub fn parse_date(value: &[u8]) -> Option<u64> {
     let text = std::str::from_utf8(value.trim_ascii()).ok()?;
     if text.len() > DATE_BYTES_MAX {
         return None;
@@ -77,13 +77,58 @@ pub fn date(fields: &HeaderMap, name: impl AsHeaderName) -> Option<u64> {
     parse_date(first.as_bytes())
 }
 
+/// The last second that IMF-fixdate can state: it has four digits for the year.
+const SECONDS_MAX: u64 = 253_402_300_799;
+
 /// Formats a date as IMF-fixdate.
 pub fn format_date(unix_seconds: u64) -> HeaderValue {
-    // The form has four digits for the year.
-    let when = UNIX_EPOCH + Duration::from_secs(unix_seconds.min(253_402_300_799));
+    let when = UNIX_EPOCH + Duration::from_secs(unix_seconds.min(SECONDS_MAX));
     HeaderValue::try_from(httpdate::fmt_http_date(when))
         .unwrap_or(HeaderValue::from_static("Thu, 01 Jan 1970 00:00:00 GMT"))
 }
+
+/// Appends a date as IMF-fixdate, without allocating.
+pub fn write_date(unix_seconds: u64, output: &mut Vec<u8>) {
+    let seconds = unix_seconds.min(SECONDS_MAX);
+    let (days, of_day) = ((seconds / 86_400) as u32, (seconds % 86_400) as u32);
+    // Years begin with March here, and eras of 400 of them in the year 0: so the leap day is the last
+    // one (Hinnant, chrono-Compatible Low-Level Date Algorithms, civil_from_days).
+    let shifted = days + 719_468;
+    let (era, of_era) = (shifted / 146_097, shifted % 146_097);
+    let years = (of_era - of_era / 1460 + of_era / 36_524 - of_era / 146_096) / 365;
+    let of_year = of_era - (365 * years + years / 4 - years / 100);
+    let months = (5 * of_year + 2) / 153;
+    let day = of_year - (153 * months + 2) / 5 + 1;
+    let is_next_year = months >= 10;
+    let month = if is_next_year {
+        months - 10
+    } else {
+        months + 2
+    };
+    let year = era * 400 + years + u32::from(is_next_year);
+
+    let mut text = *b"Day, 00 Mon 0000 00:00:00 GMT";
+    // The first day was a Thursday.
+    text[..3].copy_from_slice(WEEKDAYS[(days as usize + 4) % 7]);
+    text[8..11].copy_from_slice(MONTHS[month as usize]);
+    for (at, number) in [
+        (5, day),
+        (12, year / 100),
+        (14, year % 100),
+        (17, of_day / 3600),
+        (20, of_day / 60 % 60),
+        (23, of_day % 60),
+    ] {
+        text[at] = b'0' + (number / 10) as u8;
+        text[at + 1] = b'0' + (number % 10) as u8;
+    }
+    output.extend_from_slice(&text);
+}
+
+const WEEKDAYS: [&[u8; 3]; 7] = [b"Sun", b"Mon", b"Tue", b"Wed", b"Thu", b"Fri", b"Sat"];
+const MONTHS: [&[u8; 3]; 12] = [
+    b"Jan", b"Feb", b"Mar", b"Apr", b"May", b"Jun", b"Jul", b"Aug", b"Sep", b"Oct", b"Nov", b"Dec",
+];
 
 #[cfg(test)]
 mod tests {
@@ -92,6 +137,34 @@ mod tests {
 
     use super::*;
     use crate::testing::{self, map};
+
+    proptest! {
+        #[test]
+        fn a_date_is_written_as_the_library_writes_it(seconds in 0..=SECONDS_MAX) {
+            let mut written = Vec::new();
+            write_date(seconds, &mut written);
+            let when = std::time::UNIX_EPOCH + std::time::Duration::from_secs(seconds);
+            let expected = httpdate::fmt_http_date(when);
+            prop_assert_eq!(String::from_utf8_lossy(&written), expected);
+        }
+    }
+
+    #[test]
+    fn the_ends_of_months_and_years_are_written() {
+        for (seconds, expected) in [
+            (0, "Thu, 01 Jan 1970 00:00:00 GMT"),
+            (951_782_399, "Mon, 28 Feb 2000 23:59:59 GMT"),
+            (951_782_400, "Tue, 29 Feb 2000 00:00:00 GMT"),
+            (951_868_800, "Wed, 01 Mar 2000 00:00:00 GMT"),
+            (4_107_542_399, "Sun, 28 Feb 2100 23:59:59 GMT"),
+            (4_107_542_400, "Mon, 01 Mar 2100 00:00:00 GMT"),
+            (1_798_761_599, "Thu, 31 Dec 2026 23:59:59 GMT"),
+        ] {
+            let mut written = Vec::new();
+            write_date(seconds, &mut written);
+            assert_eq!(String::from_utf8_lossy(&written), expected);
+        }
+    }
 
     #[test]
     fn dates_in_three_forms_and_any_case() {

@@ -76,9 +76,9 @@ impl<'a> Terms<'a> {
 
 /// The facts of a stored response that a request selects. A purged response is not one.
 #[derive(Debug, Clone, Copy)]
-pub struct Stored<'a> {
+pub struct Stored {
     /// Its age, lifetime and directives.
-    pub freshness: &'a Freshness,
+    pub freshness: Freshness,
     /// When the request for it was sent.
     pub requested_ms: u64,
     /// A soft purge covers it: it is to be validated.
@@ -89,7 +89,7 @@ pub struct Stored<'a> {
     pub is_awaited: bool,
 }
 
-impl Stored<'_> {
+impl Stored {
     /// Whether it can be used at any moment until then without a validation.
     pub fn is_usable_until(&self, until_ms: u64) -> bool {
         !self.is_soft_purged
@@ -222,7 +222,7 @@ pub fn route(method: &Method, path: &str, has_body: bool) -> Route {
 
 /// Decides what to do with a request. `found` is the stored response that it selects, or why there
 /// is none.
-pub fn decide(terms: &Terms<'_>, found: Result<Stored<'_>, ForwardReason>) -> Decision {
+pub fn decide(terms: &Terms<'_>, found: Result<Stored, ForwardReason>) -> Decision {
     let (reason, validation, sharing) = match found {
         Err(reason) => {
             // A response to a request with `Authorization` is private unless a stored response
@@ -269,12 +269,12 @@ pub fn decide(terms: &Terms<'_>, found: Result<Stored<'_>, ForwardReason>) -> De
 /// to serve it.
 fn serve_or_validate(
     terms: &Terms<'_>,
-    stored: Stored<'_>,
+    stored: Stored,
 ) -> Result<(ForwardReason, Validation), Decision> {
     let Terms {
         policy, directives, ..
     } = terms;
-    let freshness = stored.freshness;
+    let freshness = &stored.freshness;
     let now = terms.began_ms.max(freshness.received_ms);
     let evaluation = reuse::evaluate(
         freshness,
@@ -332,8 +332,8 @@ fn serve_or_validate(
 /// Whether a response that another request brought counts as this request's own: it was asked for
 /// or received after this request came, so a forward request of its own would have brought no
 /// newer one.
-fn was_requested_while_waiting(terms: &Terms<'_>, stored: Stored<'_>, reuse: Reuse) -> bool {
-    let freshness = stored.freshness;
+fn was_requested_while_waiting(terms: &Terms<'_>, stored: Stored, reuse: Reuse) -> bool {
+    let freshness = &stored.freshness;
     let was_requested = stored.requested_ms >= terms.began_ms && !freshness.no_cache;
     let was_received = freshness.received_ms >= terms.began_ms
         && freshness.may_serve_waiting_requests()
@@ -372,9 +372,9 @@ mod tests {
         Freshness::of(StatusCode::OK, &fields, &policy(), exchange)
     }
 
-    fn stored(freshness: &Freshness) -> Stored<'_> {
+    fn stored(freshness: &Freshness) -> Stored {
         Stored {
-            freshness,
+            freshness: *freshness,
             requested_ms: freshness.received_ms,
             is_soft_purged: false,
             is_unsynced: false,

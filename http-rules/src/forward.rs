@@ -245,12 +245,12 @@ pub fn passed(origin: &HeaderMap, via: &HeaderValue) -> HeaderMap {
 /// a response that the origin sends now, whose own Age stays (RFC 9111 section 5.1). `is_rangeable`
 /// when it is a 200 of known length.
 pub fn stored(
-    stored: &HeaderMap,
+    stored: HeaderMap,
     age: Option<u64>,
     is_rangeable: bool,
     via: &HeaderValue,
 ) -> HeaderMap {
-    let mut response = stored.clone();
+    let mut response = stored;
     if let Some(age) = age {
         response.insert(AGE, HeaderValue::from(age));
     }
@@ -554,20 +554,20 @@ mod tests {
         // RFC 9111 section 5.1 and RFC 9110 section 14.3.
         let of_origin = map(&["age: 5", "x: 1"]);
         assert_eq!(
-            stored(&of_origin, Some(9), true, &VIA_OURS),
+            stored(of_origin.clone(), Some(9), true, &VIA_OURS),
             map(&["age: 9", "x: 1", "accept-ranges: bytes", "via: 1.1 ams-1"])
         );
         assert_eq!(
-            stored(&of_origin, None, false, &VIA_OURS),
+            stored(of_origin, None, false, &VIA_OURS),
             map(&["age: 5", "x: 1", "via: 1.1 ams-1"])
         );
         assert_eq!(
-            stored(&map(&["x: 1"]), None, false, &VIA_OURS),
+            stored(map(&["x: 1"]), None, false, &VIA_OURS),
             map(&["x: 1", "via: 1.1 ams-1"])
         );
         let refused = map(&["accept-ranges: none"]);
         assert_eq!(
-            stored(&refused, None, true, &VIA_OURS),
+            stored(refused, None, true, &VIA_OURS),
             map(&["accept-ranges: none", "via: 1.1 ams-1"]),
             "the origin's word stays"
         );

@@ -4,12 +4,12 @@
 
 use std::hash::{DefaultHasher, Hash, Hasher};
 
-use http::header::{ACCEPT_ENCODING, ACCEPT_LANGUAGE, DATE, VARY};
+use http::header::{ACCEPT_ENCODING, ACCEPT_LANGUAGE, VARY};
 use http::{HeaderMap, HeaderName, HeaderValue};
 
 use crate::coding::{AcceptedCodings, accept_encoding};
+use crate::fields;
 use crate::request_fields::{self, OriginView};
-use crate::{dates, fields};
 
 /// Most names in `Vary`; a response with more is not stored.
 const VARY_NAMES_MAX: usize = 32;
@@ -69,33 +69,41 @@ pub fn is_selected(stored: &HeaderMap, selecting: &HeaderMap, request: &HeaderMa
 }
 
 /// The fast check: whether every field that `Vary` names has the same bytes, in one line, as in the
-/// response's own request, or the same codings in `Accept-Encoding`. `request` has the lines of the
+/// response's own request, or the same codings in `Accept-Encoding`. `stored` has the lines of the
+/// response, `selecting` the stored lines of its own request, and `request` the lines of the
 /// request's fields; its `Connection` must name none of them. Does not allocate. A request that
 /// fails this check may still select the response by [`is_selected`].
-pub fn matches_exactly<'a>(
-    stored: &HeaderMap,
-    selecting: &HeaderMap,
+pub fn matches_exactly<'a, 's>(
+    stored: impl Iterator<Item = (&'s str, &'s [u8])> + Clone,
+    selecting: impl Iterator<Item = (&'s str, &'s [u8])> + Clone,
     request: impl Iterator<Item = (&'a str, &'a [u8])> + Clone,
 ) -> bool {
     let is_same = |name: &str| {
-        let mut then = selecting.get_all(name).iter();
-        let lines = || {
-            request
-                .clone()
-                .filter(|(n, _)| n.eq_ignore_ascii_case(name))
-                .map(|(_, value)| value)
-        };
-        let mut now = lines();
-        let (kept, said) = (then.next().map(HeaderValue::as_bytes), now.next());
-        if kept == said {
-            return then.next().is_none() && now.next().is_none();
+        let (then, now) = (
+            values(selecting.clone(), name),
+            values(request.clone(), name),
+        );
+        let (mut kept, mut said) = (then.clone(), now.clone());
+        let (first_kept, first_said) = (kept.next(), said.next());
+        if first_kept == first_said {
+            return kept.next().is_none() && said.next().is_none();
         }
-        let is_coded = kept.is_some() && said.is_some() && is_accept_encoding(name);
-        is_coded && AcceptedCodings::of_request(selecting) == Some(AcceptedCodings::of(lines()))
+        let is_coded = first_kept.is_some() && first_said.is_some() && is_accept_encoding(name);
+        is_coded && AcceptedCodings::of(then) == AcceptedCodings::of(now)
     };
-    !stored.contains_key(VARY)
-        || fields::list(stored, VARY)
-            .all(|member| member != b"*" && std::str::from_utf8(member).is_ok_and(is_same))
+    values(stored, VARY.as_str())
+        .flat_map(fields::members)
+        .all(|member| member != b"*" && std::str::from_utf8(member).is_ok_and(is_same))
+}
+
+/// The values of the lines with a name.
+fn values<'a, 'n>(
+    lines: impl Iterator<Item = (&'a str, &'a [u8])> + Clone,
+    name: &'n str,
+) -> impl Iterator<Item = &'a [u8]> + Clone {
+    lines
+        .filter(move |(n, _)| n.eq_ignore_ascii_case(name))
+        .map(|(_, value)| value)
 }
 
 /// Whether two requests are equal in one field, after normalisation.
@@ -219,15 +227,13 @@ fn trim_zeros(mut digits: &[u8]) -> &[u8] {
     digits
 }
 
-/// The response to use of several selected ones: the one with the newest `Date`; of equal ones the
-/// one received last.
-pub fn newest<'a, T>(selected: impl IntoIterator<Item = (T, &'a HeaderMap, u64)>) -> Option<T> {
-    let made = |fields: &HeaderMap, received_ms: u64| {
-        dates::date(fields, DATE).unwrap_or(received_ms / 1000)
-    };
+/// The response to use of several selected ones, each with its `Date` in seconds and the time of its
+/// receipt in milliseconds: the one with the newest `Date`; of equal ones the one received last.
+pub fn newest<T>(selected: impl IntoIterator<Item = (T, Option<u64>, u64)>) -> Option<T> {
+    let made = |date: Option<u64>, received_ms: u64| date.unwrap_or(received_ms / 1000);
     selected
         .into_iter()
-        .max_by_key(|(_, fields, received_ms)| (made(fields, *received_ms), *received_ms))
+        .max_by_key(|(_, date, received_ms)| (made(*date, *received_ms), *received_ms))
         .map(|(found, ..)| found)
 }
 
@@ -236,7 +242,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::testing::{self, NOW_MS, date, map};
+    use crate::testing::{self, NOW_MS, map};
 
     /// Whether a response stored for the first request answers the second.
     fn matches(response: &[&str], first: &[&str], second: &[&str]) -> bool {
@@ -392,12 +398,15 @@ mod tests {
         for (response, first, second, repeated, selected) in table {
             let (stored, request) = (map(response), map(second));
             let kept = selecting(&map(first), &stored);
-            let lines: Vec<_> = request
-                .iter()
-                .map(|(name, value)| (name.as_str(), value.as_bytes()))
-                .collect();
+            let lines = |fields: &HeaderMap| -> Vec<(String, Vec<u8>)> {
+                let owned = |(name, value): (&HeaderName, &HeaderValue)| {
+                    (name.to_string(), value.as_bytes().to_vec())
+                };
+                fields.iter().map(owned).collect()
+            };
+            let (all, own, asked) = (lines(&stored), lines(&kept), lines(&request));
             assert_eq!(
-                matches_exactly(&stored, &kept, lines.iter().copied()),
+                matches_exactly(borrowed(&all), borrowed(&own), borrowed(&asked)),
                 repeated,
                 "{response:?} {first:?} {second:?}"
             );
@@ -407,6 +416,10 @@ mod tests {
                 "{response:?} {first:?} {second:?}"
             );
         }
+    }
+
+    fn borrowed(lines: &[(String, Vec<u8>)]) -> impl Iterator<Item = (&str, &[u8])> + Clone {
+        lines.iter().map(|(name, value)| (&**name, &**value))
     }
 
     #[test]
@@ -579,15 +592,11 @@ mod tests {
     #[test]
     fn the_newest_date_wins() {
         // RFC 9111 section 4.1.
-        let (old, new, none) = (
-            map(&[&format!("date: {}", date(-9))]),
-            map(&[&format!("date: {}", date(9))]),
-            map(&[]),
-        );
-        assert_eq!(newest([("new", &new, 1), ("old", &old, 2)]), Some("new"));
-        assert_eq!(newest([("a", &old, 1), ("b", &old, 2)]), Some("b"));
+        let (old, new) = (Some(NOW_MS / 1000 - 9), Some(NOW_MS / 1000 + 9));
+        assert_eq!(newest([("new", new, 1), ("old", old, 2)]), Some("new"));
+        assert_eq!(newest([("a", old, 1), ("b", old, 2)]), Some("b"));
         assert_eq!(
-            newest([("old", &old, NOW_MS), ("without", &none, NOW_MS)]),
+            newest([("old", old, NOW_MS), ("without", None, NOW_MS)]),
             Some("without")
         );
         assert_eq!(newest::<()>([]), None);

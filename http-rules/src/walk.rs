@@ -5,7 +5,7 @@
 //! and each response is checked against the uses that the origin allowed. A seed determines a run,
 //! and a failure names its seed.
 
-use http::header::{ETAG, IF_NONE_MATCH, VARY};
+use http::header::{DATE, ETAG, IF_NONE_MATCH, VARY};
 use http::{HeaderMap, Method, StatusCode};
 use nearcast_fleet::config::CachePolicy;
 use nearcast_fleet::random::Random;
@@ -15,7 +15,7 @@ use crate::key::Key;
 use crate::reuse::{Reuse, evaluate};
 use crate::storing::{RequestFacts, assess};
 use crate::testing::{NOW_MS, map};
-use crate::{conditional, invalidate, vary};
+use crate::{conditional, dates, invalidate, vary};
 
 const WALKS: u64 = 400;
 const STEPS: u32 = 80;
@@ -163,7 +163,10 @@ impl Walk {
             .iter()
             .enumerate()
             .filter(|(_, s)| vary::is_selected(&s.fields, &s.selecting, &request));
-        let chosen = vary::newest(selected.map(|(at, s)| (at, &s.fields, s.freshness.received_ms)));
+        let chosen = vary::newest(selected.map(|(at, s)| {
+            let date = dates::date(&s.fields, DATE);
+            (at, date, s.freshness.received_ms)
+        }));
         let Some(at) = chosen else {
             return self.fetch(&request, &foo, None);
         };
