@@ -29,6 +29,11 @@ pub(crate) struct Changes {
     of: DashMap<u128, u64, BuildHasherDefault<HashedKey>>,
     /// Number of the last change of any group.
     of_groups: AtomicU64,
+    /// When each group changed last, in milliseconds after the Unix epoch: for responses that are
+    /// read from disk later.
+    groups_changed_ms: DashMap<u128, u64, BuildHasherDefault<HashedKey>>,
+    /// When these were dropped, because there were too many.
+    groups_dropped_ms: AtomicU64,
 }
 
 impl Changes {
@@ -51,9 +56,32 @@ impl Changes {
     }
 
     /// Notes that the members of a group of an origin have changed (RFC 9875).
-    pub(crate) fn note_group(&self, origin: &str, group: &str) {
-        self.note(group_hash(origin, group));
+    pub(crate) fn note_group(&self, origin: &str, group: &str, now_ms: u64) {
+        if self.groups_changed_ms.len() >= CHANGES_MAX {
+            self.groups_dropped_ms.fetch_max(now_ms, Ordering::SeqCst);
+            self.groups_changed_ms.clear();
+        }
+        let group_hash = group_hash(origin, group);
+        self.groups_changed_ms.insert(group_hash, now_ms);
+        self.note(group_hash);
         self.of_groups.fetch_max(self.now(), Ordering::SeqCst);
+    }
+
+    /// Whether a change of a group of which it is a member has made a response out of date that was
+    /// read from disk.
+    pub(crate) fn have_covered_on_disk(&self, response: &StoredResponse) -> bool {
+        if self.of_groups.load(Ordering::SeqCst) == 0 {
+            return false;
+        }
+        let groups = invalidate::groups(&response.fields());
+        let origin = invalidate::origin_of(response.url());
+        let changed_ms = groups.iter().filter_map(|group| {
+            let changed = self.groups_changed_ms.get(&group_hash(origin, group))?;
+            Some(*changed)
+        });
+        let dropped_ms = self.groups_dropped_ms.load(Ordering::SeqCst);
+        let last_ms = changed_ms.fold(dropped_ms, u64::max);
+        !groups.is_empty() && response.requested_ms() <= last_ms
     }
 
     /// Whether a change after the first `since` ones may have made a response out of date that was
@@ -64,13 +92,13 @@ impl Changes {
         }
         let is_later = |hash: u128| self.of.get(&hash).is_some_and(|number| *number > since);
         let in_group = || {
-            let origin = invalidate::origin_of(&response.url);
-            invalidate::groups(&response.fields)
+            let origin = invalidate::origin_of(response.url());
+            invalidate::groups(&response.fields())
                 .iter()
                 .any(|group| is_later(group_hash(origin, group)))
         };
         // The floor is read last: it is raised before the changes below it are dropped.
-        is_later(response.hash)
+        is_later(response.hash())
             || self.of_groups.load(Ordering::SeqCst) > since && in_group()
             || self.floor.load(Ordering::SeqCst) > since
     }

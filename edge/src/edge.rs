@@ -26,16 +26,18 @@ use crate::metrics::{Metrics, SiteCounters};
 use crate::origin::{OriginPool, Origins};
 use crate::popularity::Popularity;
 use crate::proxies::ProxyCounters;
+use crate::request::check::LastHosts;
 use crate::request::purge_request::PurgeRelay;
 use crate::rtt::RoundTrips;
 use crate::serve::connections::Connections;
 use crate::serve::handshake::{self, Handshakes};
 use crate::serve::quic::Quic;
 use crate::site::Sites;
-use crate::store::Store;
 use crate::stored::generations::Generations;
 use crate::stored::index::Index;
+use crate::stored::load::Loads;
 use crate::stored::response::StoredResponse;
+use nearcast_store::Store;
 
 /// How much this node knows of the purges that may cover responses of an earlier run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -63,6 +65,7 @@ pub(crate) struct Edge {
     pub(crate) origins: Origins,
     pub(crate) store: Arc<Store>,
     pub(crate) index: Index,
+    pub(crate) loads: Loads,
     pub(crate) forwards: Arc<Forwards>,
     pub(crate) compressions: Arc<Compressions>,
     pub(crate) clock: Clock,
@@ -97,9 +100,12 @@ pub(crate) struct Edge {
 
 impl Edge {
     /// Whether a stored response may be used without validation. A response of an earlier run may
-    /// not, until all purges are known.
+    /// not, until all purges are known, and one whose removal may have been lost never may.
     pub(crate) fn is_usable_unvalidated(&self, response: &StoredResponse) -> bool {
-        !response.is_recovered || self.is_caught_up.load(Ordering::Acquire)
+        if response.is_doubtful() {
+            return false;
+        }
+        !response.is_recovered() || self.is_caught_up.load(Ordering::Acquire)
     }
 
     /// Adds a response to the index. The ones that it replaces release their slices.
@@ -108,27 +114,55 @@ impl Edge {
         response: &Arc<StoredResponse>,
         replaces: impl Fn(&StoredResponse) -> bool,
     ) {
+        let left = self.index.insert(response.clone(), replaces);
+        self.hold(response, left);
+    }
+
+    /// Adds a response that was read from disk, unless it is there or a newer one is.
+    pub(crate) fn publish_loaded(&self, response: &Arc<StoredResponse>) -> bool {
+        let is_older = |r: &StoredResponse| r.received_ms() < response.received_ms();
+        let inserted = self.index.insert_unless(
+            response.clone(),
+            |r| r.is_same_variant(response) && is_older(r),
+            |r| r.has_body_of(response) || r.is_same_variant(response) && !is_older(r),
+        );
+        match inserted {
+            Ok(left) => self.hold(response, left),
+            Err(other) => {
+                if !other.has_body_of(response) {
+                    response.content.discard();
+                }
+                return false;
+            }
+        }
+        true
+    }
+
+    /// Has a response in the index hold its place in memory, and those that have left it for it
+    /// release theirs.
+    fn hold(&self, response: &Arc<StoredResponse>, left: Vec<Arc<StoredResponse>>) {
+        // After it can be found: from now on its body may be evicted, which removes it.
         self.store
             .account_head(&response.content.body, response.bytes());
-        for left in self
-            .index
-            .insert(response.clone(), replaces)
-            .into_iter()
-            .chain(self.index.evict())
-        {
+        for left in left {
             left.retire();
-            if !Arc::ptr_eq(&left.content, &response.content) {
+            if !left.has_body_of(response) {
                 left.content.discard();
             }
         }
     }
 
-    /// Removes a response from the index, and releases its slices.
+    /// Removes a response from the index and from the disk, and releases its slices.
     pub(crate) fn unpublish(&self, response: &StoredResponse) {
         response.retire();
         response.content.discard();
-        self.index
-            .remove(response.hash, |r| std::ptr::eq(r, response));
+        let removed = self
+            .index
+            .remove(response.hash(), |r| r.has_body_of(response));
+        for other in removed {
+            other.retire();
+            other.content.discard();
+        }
     }
 }
 
@@ -145,6 +179,8 @@ pub(crate) struct Worker {
     pub(crate) turns: HandshakeTurns,
     round_trips: Mutex<RoundTrips>,
     popularity: Mutex<Popularity>,
+    /// Hosts that its clients named last.
+    pub(crate) last_hosts: Mutex<LastHosts>,
 }
 
 impl Worker {
@@ -158,6 +194,7 @@ impl Worker {
             turns: HandshakeTurns::new(handshake::TURNS),
             round_trips: Mutex::default(),
             popularity: Mutex::default(),
+            last_hosts: Mutex::default(),
         })
     }
 
@@ -174,7 +211,7 @@ impl Worker {
         &self,
         hash: u128,
         site: &Arc<str>,
-        url: &Arc<str>,
+        url: &str,
         bytes: u64,
         size: u64,
     ) {

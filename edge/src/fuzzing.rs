@@ -6,12 +6,12 @@ use std::sync::{Arc, LazyLock};
 use bytes::Bytes;
 
 use crate::body::Content;
-use crate::store::{DiskConfig, Pool, Store, StoreConfig};
 use crate::stored::response::Recovered;
+use nearcast_store::{DiskConfig, FUZZ_NAME, Group, Pool, Store, StoreConfig};
 
 pub use crate::serve::http1::head::fuzz_head;
 pub use crate::serve::http3::fuzz_http3;
-pub use crate::store::{fuzz_record, fuzz_region_header};
+pub use nearcast_store::{fuzz_record, fuzz_store_files};
 
 /// Slices that a scan reads of each body.
 const SLICES_READ: u32 = 4;
@@ -39,26 +39,31 @@ pub fn scan_store(directory: &Path, new_body: Option<(Bytes, Bytes)>) -> Vec<Sca
             pushed_bytes: 0,
         }),
     });
-    let mut found = Vec::new();
-    store.recover(|_, _| Some(OWNER), |recovered| found.push(recovered));
+    store.wait_until_loaded();
+    let loading = store.load(FUZZ_NAME, OWNER, &[]);
+    let loaded = tokio::runtime::Builder::new_current_thread()
+        .enable_time()
+        .build()
+        .expect("a runtime")
+        .block_on(loading);
     let read = |body| {
         (0..SLICES_READ)
             .map(|index| store.read_blocking(body, index))
             .collect()
     };
-    let found = found
+    let found = loaded
         .iter()
-        .map(|recovered| ScannedBody {
-            id: recovered.body.id.0,
-            head: recovered.head.clone(),
-            slices: read(&recovered.body),
+        .map(|found| ScannedBody {
+            id: found.body.id.0,
+            head: found.head.clone(),
+            slices: read(&found.body),
         })
         .collect();
 
     if let Some((head, slice)) = new_body {
         let body = store.new_body(OWNER, Pool::Pull);
         store.put(&body, 0, slice);
-        store.put_head(&body, head);
+        store.put_head(&body, FUZZ_NAME, Group::OTHER, head);
         store.flush();
     }
     found
@@ -74,7 +79,7 @@ pub fn reencode_stored_response(head: &[u8]) -> Option<Bytes> {
         };
         Arc::new(Store::open(&config).0)
     });
-    let recovered = Recovered::decode(head, |_| OWNER)?;
+    let recovered = Recovered::decode(head, |site| site.into())?;
     let content = Content::new(
         STORE.clone(),
         STORE.new_body(OWNER, Pool::Pull),

@@ -7,20 +7,18 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU64, Ordering};
 
-use nearcast_fleet::change::{Change, Entry, Purge, PurgeScope, PushOrder};
+use nearcast_fleet::change::{Change, Entry, Purge, PushOrder};
 use nearcast_fleet::config::Fleet;
 use nearcast_fleet::follow::FollowState;
 use nearcast_fleet::report::PurgeProgress;
-use nearcast_fleet::scope;
 use parking_lot::Mutex;
 use tokio::sync::{Notify, mpsc, watch};
 
 use crate::edge::{Edge, Knowledge};
+use crate::stored::covered::{self, Before, Covered, Unclear};
 use crate::stored::generations::PurgeState;
-use crate::stored::recover;
-use crate::stored::response::StoredResponse;
 
 /// Purges whose effect is kept for reports.
 const PURGES_KEPT: usize = 64;
@@ -31,6 +29,10 @@ pub(crate) struct Journal {
     /// The fleet, which says in which cluster this node is.
     fleet: watch::Receiver<Arc<Fleet>>,
     purges: Arc<Mutex<VecDeque<PurgeProgress>>>,
+    /// Revision of the purge that is in force and not counted yet; 0 if there is none.
+    counting: Arc<AtomicU64>,
+    /// What is not known of earlier purges.
+    unclear: Arc<Mutex<Unclear>>,
     /// Notified when there is something new to report.
     pub(crate) changed: Arc<Notify>,
 }
@@ -41,6 +43,8 @@ impl Journal {
         Self {
             fleet,
             purges: Arc::default(),
+            counting: Arc::default(),
+            unclear: Arc::default(),
             changed: Arc::default(),
         }
     }
@@ -48,6 +52,15 @@ impl Journal {
     /// The purges folded lately, oldest first.
     pub(crate) fn purges(&self) -> Vec<PurgeProgress> {
         self.purges.lock().iter().cloned().collect()
+    }
+
+    /// The revision to report, where `folded` is the newest folded one. It is that of a purge once
+    /// its responses are counted: a report without a count would confirm the purge without one.
+    pub(crate) fn reported(&self, folded: u64) -> u64 {
+        match self.counting.load(Ordering::Acquire) {
+            0 => folded,
+            counting => folded.min(counting - 1),
+        }
     }
 
     /// Folds entries as they come until there are no more, and forwards push orders.
@@ -116,20 +129,18 @@ impl Journal {
             drop(tokio::task::spawn_blocking(move || apply_and_compact(&folding)).await);
         }
 
+        self.counting.store(revision, Ordering::Release);
+        let before = Before::now(&edge.store);
         edge.generations.fold(revision, &purge);
         let effective_unix_ms = edge.clock.unix_ms();
-        let counting = edge.clone();
-        let responses = if is_last || names_urls_only(&purge.scope) {
-            let counted = tokio::task::spawn_blocking(move || take_out_covered(&counting, &purge));
-            counted.await.unwrap_or(0)
-        } else {
-            0
-        };
+        let covered = self.take_out(edge, purge, before, is_last).await;
+        self.counting.store(0, Ordering::Release);
 
         let mut purges = self.purges.lock();
         purges.push_back(PurgeProgress {
             revision,
-            responses,
+            responses: covered.responses,
+            at_least: covered.is_at_least,
             effective_unix_ms,
         });
         while purges.len() > PURGES_KEPT {
@@ -137,6 +148,46 @@ impl Journal {
         }
         drop(purges);
         self.changed.notify_one();
+    }
+
+    async fn take_out(
+        &self,
+        edge: &Arc<Edge>,
+        purge: Purge,
+        before: Before,
+        is_last: bool,
+    ) -> Covered {
+        // What an earlier run stored after a purge of that time lies on disk as well, and only its
+        // head tells it from what the purge covers. So only a purge that is new to the whole fleet
+        // removes by what was written before it.
+        let is_new = edge.is_caught_up.load(Ordering::Acquire);
+        let unclear = self.unclear.clone();
+        let gives_space_back = !covered::names_urls_only(&purge.scope) && !purge.soft;
+        if !is_last && gives_space_back {
+            covered::leave_uncounted(edge, &purge, &mut unclear.lock());
+            return Covered::default();
+        }
+        let counting = edge.clone();
+        let counted = tokio::task::spawn_blocking(move || {
+            covered::take_out(
+                &counting,
+                &purge,
+                is_new.then_some(before),
+                &mut unclear.lock(),
+            )
+        });
+        // Without a count nothing is known but that the purge is in force.
+        let covered = counted.await.unwrap_or(Covered {
+            responses: 0,
+            is_at_least: true,
+        });
+        if gives_space_back && is_new {
+            let freeing = edge.clone();
+            drop(tokio::task::spawn_blocking(move || {
+                freeing.store.give_back_space()
+            }));
+        }
+        covered
     }
 }
 
@@ -167,13 +218,6 @@ fn knowledge_of(state: FollowState, was_caught_up: bool) -> Knowledge {
     }
 }
 
-fn names_urls_only(scope: &PurgeScope) -> bool {
-    scope
-        .each()
-        .iter()
-        .all(|one| matches!(one, PurgeScope::Url(_)))
-}
-
 /// Makes room in the table of purges: applies all purges to every stored response first, so that
 /// responses which the dropped purges do not cover stay usable.
 fn apply_and_compact(edge: &Edge) {
@@ -188,54 +232,6 @@ fn apply_and_compact(edge: &Edge) {
     }
     edge.generations.compact();
     tracing::info!("the table of purges is full: its older half is compacted");
-}
-
-/// How many stored responses a folded purge covers. Those that it makes unusable are taken out of
-/// the index; the purge is in force already.
-fn take_out_covered(edge: &Edge, purge: &Purge) -> u64 {
-    let mut covered = Vec::new();
-    let mut look = |response: &Arc<StoredResponse>| {
-        let was_soft = response.is_soft();
-        match response.purge_state(&edge.generations) {
-            PurgeState::Gone => covered.push(response.clone()),
-            PurgeState::Soft if !was_soft => covered.push(response.clone()),
-            PurgeState::Soft | PurgeState::Clean => {}
-        }
-    };
-    if names_urls_only(&purge.scope) {
-        let urls = purge.scope.each().iter().filter_map(|one| match one {
-            PurgeScope::Url(url) => Some(scope::key_urls(&scope::journalled_url(url))),
-            _ => None,
-        });
-        let variants = urls
-            .flatten()
-            .flat_map(|url| edge.index.named(&url))
-            .filter_map(|hash| edge.index.variants(hash));
-        variants.for_each(|variants| variants.iter().for_each(&mut look));
-    } else {
-        edge.index.for_each(look);
-    }
-
-    let mut count = 0;
-    for response in covered {
-        if purge.soft {
-            count += 1;
-        } else if response.retire() {
-            count += 1;
-            edge.unpublish(&response);
-        }
-    }
-    count
-}
-
-/// Restores the stored responses of an earlier run and returns their number. Blocking.
-pub(crate) fn recover(edge: &Arc<Edge>) -> usize {
-    recover::recover(&edge.store, &edge.index, |response| {
-        edge.publish(response, |other| {
-            other.is_same_variant(response)
-                && other.freshness.received_ms <= response.freshness.received_ms
-        });
-    })
 }
 
 #[cfg(test)]
@@ -271,19 +267,6 @@ mod tests {
                 expected,
                 "{state:?}, caught up before: {was_caught_up}"
             );
-        }
-    }
-
-    #[test]
-    fn only_lists_of_urls_name_urls_only() {
-        let url = || PurgeScope::Url("http://a.test/".into());
-        for (scope, expected) in [
-            (url(), true),
-            (PurgeScope::Any(vec![url(), url()]), true),
-            (PurgeScope::Any(vec![url(), PurgeScope::All]), false),
-            (PurgeScope::Tag("news".into()), false),
-        ] {
-            assert_eq!(names_urls_only(&scope), expected, "{scope:?}");
         }
     }
 }

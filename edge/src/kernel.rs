@@ -1,15 +1,48 @@
-//! System calls without a safe wrapper: TCP_INFO, a read that does not wait for the disk, the limit
+//! System calls without a safe wrapper, and one of the C library: accepting, TCP_INFO, the limit
 //! of open files, an advisory lock of a file, and the end of reading from a connection.
 //!
-//! The only module of the edge with unsafe code. Each function makes one system call and checks its
-//! result.
+//! The only module of the edge with unsafe code. Each function makes one call and checks its result.
 #![allow(unsafe_code)] // No dependency offers a safe wrapper of these calls.
 
 use std::fs::File;
 use std::io;
 use std::mem::MaybeUninit;
-use std::os::fd::{AsFd, AsRawFd, RawFd};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::time::Duration;
+
+use socket2::SockAddr;
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
+
+/// A listener whose connections the runtime waits for, and [`accept`] takes.
+pub(crate) fn wait_at(listener: TcpListener) -> io::Result<AsyncFd<TcpListener>> {
+    // SAFETY: a `TcpListener` owns its descriptor and always gives the same one.
+    let registered = unsafe { AsyncFd::register_with_interest(listener, Interest::READABLE) };
+    Ok(registered?)
+}
+
+/// The next connection that waits at a listener, without waiting for one. It does not block either,
+/// with no system call of its own for that.
+pub(crate) fn accept(listener: &TcpListener) -> io::Result<(TcpStream, SocketAddr)> {
+    let flags = libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK;
+    let accept = |address: *mut socket2::SockAddrStorage, length: *mut libc::socklen_t| {
+        // SAFETY: the descriptor is open for the duration of the call; `address` and `length` are
+        // valid for writes, and the kernel writes no more than the `length` it is given.
+        let file = unsafe { libc::accept4(listener.as_raw_fd(), address.cast(), length, flags) };
+        match file {
+            -1 => Err(io::Error::last_os_error()),
+            // SAFETY: the kernel has opened the descriptor for this call, so nothing else owns it.
+            file => Ok(unsafe { OwnedFd::from_raw_fd(file) }),
+        }
+    };
+    // SAFETY: after a success the storage has an address of the length that the kernel wrote.
+    let (stream, address) = unsafe { SockAddr::try_init(accept) }?;
+    let address = address
+        .as_socket()
+        .ok_or_else(|| io::Error::from(io::ErrorKind::InvalidData))?;
+    Ok((stream.into(), address))
+}
 
 /// The round-trip time of a TCP connection: the smallest that the kernel has measured, else its
 /// smoothed estimate.
@@ -40,30 +73,6 @@ pub(crate) fn round_trip(socket: &impl AsFd) -> Option<Duration> {
         least => least,
     };
     (micros > 0).then(|| Duration::from_micros(u64::from(micros)))
-}
-
-/// Fills `buffer` from `offset` of a file if all of these bytes are in the page cache. `false` if
-/// they are not, or at an error.
-pub(crate) fn read_cached(file: &File, buffer: &mut [u8], offset: u64) -> bool {
-    let vector = libc::iovec {
-        iov_base: buffer.as_mut_ptr().cast(),
-        iov_len: buffer.len(),
-    };
-    let Ok(offset) = libc::off_t::try_from(offset) else {
-        return false;
-    };
-    // SAFETY: the descriptor is open for the duration of the call, and the one vector describes a
-    // buffer that is exclusively ours and writable for its whole length.
-    let read = unsafe {
-        libc::preadv2(
-            file.as_raw_fd(),
-            &raw const vector,
-            1,
-            offset,
-            libc::RWF_NOWAIT,
-        )
-    };
-    usize::try_from(read).is_ok_and(|n| n == buffer.len())
 }
 
 /// Takes an exclusive lock that ends with the file's last descriptor; `WouldBlock` when another
@@ -100,10 +109,19 @@ pub(crate) fn end_reading(socket: RawFd) {
     unsafe { libc::shutdown(socket, libc::SHUT_RD) };
 }
 
+/// Has the allocator give the pages of its heap back in which nothing lies.
+pub(crate) fn trim_heap() {
+    #[cfg(target_env = "gnu")]
+    // SAFETY: takes an integer and touches only memory that the allocator holds as free, under the
+    // allocator's own locks.
+    unsafe {
+        libc::malloc_trim(0);
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::io::Write;
 
     #[test]
     fn a_loopback_connection_has_a_short_round_trip() {
@@ -113,16 +131,5 @@ mod tests {
         let (accepted, _) = listener.accept().expect("a connection waits");
         let measured = round_trip(&accepted).expect("TCP has TCP_INFO");
         assert!(measured < Duration::from_secs(1), "{measured:?}");
-    }
-
-    #[test]
-    fn fresh_pages_are_read_without_waiting_and_short_files_are_not() {
-        let mut file = tempfile::tempfile().expect("a temporary file");
-        file.write_all(b"0123456789").expect("room for ten bytes");
-        let mut buffer = [0u8; 4];
-        if read_cached(&file, &mut buffer, 3) {
-            assert_eq!(&buffer, b"3456");
-        }
-        assert!(!read_cached(&file, &mut buffer, 8), "six bytes are missing");
     }
 }

@@ -8,7 +8,7 @@
 //!   [`origin`]: the pool of connections under them; [`body`]: the bytes of a representation, from
 //!   fills to readers.
 //! - [`compress`]: makes the coded forms of bodies, once for all clients.
-//! - [`stored`], [`spellings`]: stored responses and the purges that cover them; [`store`]: their
+//! - [`stored`], [`spellings`]: stored responses and the purges that cover them; [`nearcast_store`]: their
 //!   slices, in memory and on disk.
 //! - [`changes`]: the latest changes by unsafe requests; [`journal`]: folds the control journal;
 //!   [`push`]: carries out push orders.
@@ -38,6 +38,7 @@ mod edge;
 mod forward;
 #[doc(hidden)]
 pub mod fuzzing;
+mod heap;
 mod interim;
 mod journal;
 mod kernel;
@@ -59,7 +60,6 @@ mod serve;
 mod site;
 mod spellings;
 mod start;
-mod store;
 mod stored;
 mod ticket_keys;
 mod traces;

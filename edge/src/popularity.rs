@@ -33,14 +33,7 @@ pub(crate) struct Popularity(HashMap<u128, Counted, BuildHasherDefault<HashedKey
 
 impl Popularity {
     /// Counts one request. `size` is 0 if the complete length is not known.
-    pub(crate) fn note(
-        &mut self,
-        hash: u128,
-        site: &Arc<str>,
-        url: &Arc<str>,
-        bytes: u64,
-        size: u64,
-    ) {
+    pub(crate) fn note(&mut self, hash: u128, site: &Arc<str>, url: &str, bytes: u64, size: u64) {
         if let Some(counted) = self.0.get_mut(&hash) {
             counted.requests += 1;
             counted.bytes += bytes;
@@ -51,7 +44,7 @@ impl Popularity {
             hash,
             Counted {
                 site: site.clone(),
-                url: url.clone(),
+                url: url.into(),
                 requests: 1,
                 bytes,
                 size,
@@ -118,10 +111,10 @@ mod tests {
         let mut popularity = Popularity::default();
         let site: Arc<str> = "www".into();
         for _ in 0..10 {
-            popularity.note(7, &site, &"http://a.test/often".into(), 100, 1000);
+            popularity.note(7, &site, "http://a.test/often", 100, 1000);
         }
         for n in 0..URLS_MAX as u128 * 3 {
-            popularity.note(1000 + n, &site, &format!("http://a.test/{n}").into(), 1, 0);
+            popularity.note(1000 + n, &site, &format!("http://a.test/{n}"), 1, 0);
         }
         assert!(popularity.0.len() <= URLS_MAX);
         let top = popularity.top();

@@ -14,6 +14,8 @@ use nearcast_fleet::node_key;
 use nearcast_fleet::report::{EdgeReport, RttReport};
 use nearcast_fleet::reporter;
 use nearcast_net::shutdown::Shutdown;
+use nearcast_store::Kind;
+use nearcast_store::io::DiskState;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
@@ -127,7 +129,7 @@ impl Reporting {
         EdgeReport {
             node: edge.name.to_string(),
             started_unix_ms: edge.started_ms,
-            revision: edge.generations.revision(),
+            revision: self.journal.reported(edge.generations.revision()),
             draining: edge.lifecycle.is_ending(),
             drained: edge.lifecycle.is_drained(),
             sites: edge.metrics.totals(),
@@ -352,31 +354,60 @@ fn forward_readings(edge: &Edge) -> [Reading; 3] {
     ]
 }
 
-fn memory_readings(edge: &Edge) -> [Reading; 3] {
-    [
+fn memory_readings(edge: &Edge) -> Vec<Reading> {
+    let (store, budget) = (&edge.store, edge.store.budget());
+    let mut readings = vec![
         Reading::gauge(
             "nearcast_edge_stored_urls",
-            "Cache keys with stored responses.",
+            "Cache keys with stored responses in memory.",
             edge.index.len() as f64,
         ),
         Reading::gauge(
+            "nearcast_edge_memory_limit_bytes",
+            "The setting memory: what stored responses may take in memory.",
+            budget.limit() as f64,
+        ),
+        Reading::gauge(
             "nearcast_edge_memory_bytes",
-            "Bytes of slices in memory.",
-            edge.store.memory_bytes() as f64,
+            "Bytes of memory that stored responses take, all told.",
+            store.memory_bytes() as f64,
+        ),
+        Reading::gauge(
+            "nearcast_edge_memory_unused_bytes",
+            "Bytes of memory that are kept for slices and have none in them now.",
+            store.arena().slack() as f64,
         ),
         Reading::counter(
             "nearcast_edge_memory_evictions_total",
-            "Slices evicted from memory.",
-            edge.store.memory_evictions() as f64,
+            "Heads and slices evicted from memory.",
+            store.memory_evictions() as f64,
         ),
-    ]
+    ];
+    readings.extend(Kind::ALL.map(|kind| {
+        Reading::gauge(
+            "nearcast_edge_memory_part_bytes",
+            "Bytes of memory that stored responses take, by what they are taken for.",
+            budget.taken_for(kind) as f64,
+        )
+        .with_label("part", kind.name())
+    }));
+    readings
 }
 
 fn disk_readings(edge: &Edge) -> Vec<Reading> {
     let Some(disk) = edge.store.disk_figures() else {
         return Vec::new();
     };
-    vec![
+    let state = edge.store.disk_state();
+    let states = DiskState::LABELS.into_iter().map(|label| {
+        Reading::flag(
+            "nearcast_edge_disk_state",
+            "1 for the state of the store's disk: opening (what it holds is being found), on, full (it has no room for new bytes), left (it hangs or fails, and is not used until it answers again), refused (what it holds is of another version).",
+            state.as_ref().is_some_and(|state| state.label() == label),
+        )
+        .with_label("state", label)
+    });
+    let figures = vec![
         Reading::gauge(
             "nearcast_edge_disk_bytes",
             "Bytes on disk.",
@@ -407,7 +438,8 @@ fn disk_readings(edge: &Edge) -> Vec<Reading> {
             "Whether writes to the disk are on. They are off for a while after one failed.",
             disk.is_enabled,
         ),
-    ]
+    ];
+    figures.into_iter().chain(states).collect()
 }
 
 #[cfg(test)]

@@ -42,13 +42,19 @@ use crate::serve::handshake::Handshakes;
 use crate::serve::quic::Quic;
 use crate::serve::server::{self, ClientListener};
 use crate::site::Sites;
-use crate::store::{DiskConfig, Gone, Store, StoreConfig};
 use crate::stored::generations::Generations;
 use crate::stored::index::Index;
-use crate::{journal, kernel, node_certificates, push, ticket_keys, traces};
+use crate::stored::load::Loads;
+use crate::{heap, journal, kernel, node_certificates, push, ticket_keys, traces};
+use nearcast_store::io::DiskState;
+use nearcast_store::{DiskConfig, Gone, Store, StoreConfig};
 
 /// How long background tasks may take to end after the last connection.
 const TASKS_END_MAX: Duration = Duration::from_secs(2);
+/// How long the check of the store's directory may hold up the start.
+const CHECK_MAX: Duration = Duration::from_millis(250);
+/// How often the state of the disk is looked at for `/ready`.
+const DISK_STATE_PAUSE: Duration = Duration::from_millis(250);
 /// How long the last reports may take.
 const LAST_REPORTS_MAX: Duration = Duration::from_secs(1);
 /// Push orders that may wait for the task that carries them out.
@@ -163,7 +169,7 @@ impl Role for StartingEdge {
 
     async fn begin(&mut self) -> Result<(), Failure> {
         if let Some(disk) = &self.store.disk {
-            check_writable(&disk.directory)?;
+            check_answering(disk.directory.clone()).await?;
         }
         // Before following replaces the copy that holds them.
         self.stored_drains = follow::stored_drains(&self.directory).await;
@@ -184,13 +190,6 @@ impl Role for StartingEdge {
             edge.clone(),
         );
         let own = own.await?;
-        let recovering = edge.clone();
-        let recovered = tokio::task::spawn_blocking(move || journal::recover(&recovering)).await;
-        tracing::info!(
-            responses = recovered.unwrap_or(0),
-            "stored responses of an earlier run were found"
-        );
-
         let registry = prometheus::Registry::new();
         registry
             .register(Box::new(Collected::new(metrics)))
@@ -223,6 +222,7 @@ impl Role for StartingEdge {
 
         let mut tasks = JoinSet::new();
         tasks.spawn(remove_gone(edge.clone(), gone));
+        tasks.spawn(heap::watch(edge.clone()));
         let journal = journal::Journal::of(self.fleet.clone());
         let (orders_tx, orders) = mpsc::channel(ORDERS_WAITING_MAX);
         let pushes = push::Pushes::default();
@@ -278,8 +278,9 @@ impl Role for StartingEdge {
             fleet: self.fleet.clone(),
         };
         let reporters = reporting.start(&mut tasks, until_reports_end);
-        admin.set_readiness(readiness_of(*edge.knowledge.borrow()));
-        tasks.spawn(follow_knowledge(edge.clone(), admin.readiness()));
+        let disk = edge.store.disk_state();
+        admin.set_readiness(readiness_of(*edge.knowledge.borrow(), disk.as_ref()));
+        tasks.spawn(follow_readiness(edge.clone(), admin.readiness()));
         tracing::info!(node = %edge.name, workers = self.workers, "the edge serves");
         Ok(RunningEdge {
             edge,
@@ -318,7 +319,7 @@ impl Role for StartingEdge {
         let reported = async { while reporters.join_next().await.is_some() {} };
         shutdown.drained(LAST_REPORTS_MAX, reported).await;
         let store = edge.store.clone();
-        let flushing = tokio::task::spawn_blocking(move || store.flush());
+        let flushing = tokio::task::spawn_blocking(move || store.close());
         let _ = tokio::time::timeout(TASKS_END_MAX, flushing).await;
         tasks.shutdown().await;
     }
@@ -342,6 +343,11 @@ impl StartingEdge {
         let mut files = FileBudget::new(kernel::open_files_max(), &self.node);
         files.compare(&fleet);
 
+        if self.store.disk.is_none() {
+            // Not awaited: a disk that hangs does not hold up a start without a disk tier.
+            let directory = self.directory.clone();
+            tokio::task::spawn_blocking(move || nearcast_store::note_run_without_disk(&directory));
+        }
         let (store, gone) = Store::open(&self.store);
         let memory_bytes = self.store.memory_bytes;
         let largest_tier = self
@@ -360,7 +366,8 @@ impl StartingEdge {
             sites: ArcSwap::from_pointee(sites),
             origins,
             store: Arc::new(store),
-            index: Index::new(memory_bytes),
+            index: Index::new(),
+            loads: Loads::default(),
             forwards: Forwards::new(memory_bytes, clock.clone()),
             compressions: Compressions::new(self.workers),
             clock,
@@ -434,11 +441,24 @@ fn open_certificates(
     async move { reading.await.map_err(ended)? }
 }
 
-/// The answer of `/ready` for a node that may lack purges. It serves nevertheless: if that took a
-/// node out of service, all nodes would go with control. The text says what is limited.
-fn readiness_of(knowledge: Knowledge) -> Readiness {
+/// The answer of `/ready`. A node that may lack purges, or has lost its disk, serves nevertheless: if
+/// that took a node out of service, all nodes would go with control, and a node without its disk is
+/// better than none. The text says what is limited.
+fn readiness_of(knowledge: Knowledge, disk: Option<&DiskState>) -> Readiness {
+    let limits: Vec<String> = limit_of_knowledge(knowledge)
+        .into_iter()
+        .chain(disk.and_then(limit_of_disk))
+        .collect();
+    if limits.is_empty() {
+        Readiness::Ready
+    } else {
+        Readiness::Limited(limits.join("; "))
+    }
+}
+
+fn limit_of_knowledge(knowledge: Knowledge) -> Option<String> {
     let limit = match knowledge {
-        Knowledge::CaughtUp => return Readiness::Ready,
+        Knowledge::CaughtUp => return None,
         Knowledge::Recalling | Knowledge::Asking | Knowledge::Behind => {
             "not caught up with control's journal yet"
         }
@@ -446,16 +466,36 @@ fn readiness_of(knowledge: Knowledge) -> Readiness {
             "control does not answer: purges since this node was last up are not known"
         }
     };
-    Readiness::Limited(format!(
+    Some(format!(
         "{limit}; what an earlier run stored is validated before it is served"
     ))
 }
 
-/// Keeps the answer of `/ready` up to date while the node follows the journal.
-async fn follow_knowledge(edge: Arc<Edge>, readiness: Arc<watch::Sender<Readiness>>) {
+fn limit_of_disk(disk: &DiskState) -> Option<String> {
+    match disk {
+        DiskState::On => None,
+        DiskState::Opening => {
+            Some("the store's disk is being opened; responses come from memory".to_owned())
+        }
+        DiskState::Full => {
+            Some("the store's disk is full; new responses are stored in memory only".to_owned())
+        }
+        DiskState::Left(reason) => Some(format!(
+            "the store's disk is not used, responses come from memory: {reason}"
+        )),
+        DiskState::Refused(reason) => Some(format!(
+            "the store's disk is not used, responses come from memory: {reason}"
+        )),
+    }
+}
+
+/// Keeps the answer of `/ready` up to date while the node follows the journal, and its disk comes
+/// and goes.
+async fn follow_readiness(edge: Arc<Edge>, readiness: Arc<watch::Sender<Readiness>>) {
     let mut knowledge = edge.knowledge.subscribe();
     loop {
-        let now = readiness_of(*knowledge.borrow_and_update());
+        let disk = edge.store.disk_state();
+        let now = readiness_of(*knowledge.borrow_and_update(), disk.as_ref());
         readiness.send_if_modified(|shown| {
             let is_other = *shown != now && !matches!(shown, Readiness::NotReady(_));
             if is_other {
@@ -463,8 +503,15 @@ async fn follow_knowledge(edge: Arc<Edge>, readiness: Arc<watch::Sender<Readines
             }
             is_other
         });
-        if knowledge.changed().await.is_err() {
-            return;
+        // The disk has no channel: its state is looked at now and then, where there is one.
+        let pause = disk.map(|_| DISK_STATE_PAUSE);
+        tokio::select! {
+            changed = knowledge.changed() => {
+                if changed.is_err() {
+                    return;
+                }
+            }
+            () = tokio::time::sleep(pause.unwrap_or_default()), if pause.is_some() => {}
         }
     }
 }
@@ -564,6 +611,28 @@ fn store_config(cluster: &Cluster, node: &Node, directory: &Path) -> StoreConfig
     StoreConfig {
         memory_bytes: node.memory.0,
         disk,
+    }
+}
+
+/// Checks the directory of the store, for at most [`CHECK_MAX`]: a disk that hangs does not hold up
+/// the start. The store leaves it, and says so.
+async fn check_answering(directory: PathBuf) -> Result<(), Failure> {
+    let (checked, check) = oneshot::channel();
+    // Not a thread of the runtime, which would wait for it at its end.
+    let thread = std::thread::Builder::new().name("disk-check".into());
+    let spawned = thread.spawn(move || {
+        let _ = checked.send(check_writable(&directory));
+    });
+    spawned.map_err(|error| {
+        Failure::new(
+            FailureKind::System,
+            format!("no thread can check the state directory: {error}"),
+        )
+    })?;
+    match tokio::time::timeout(CHECK_MAX, check).await {
+        Ok(Ok(result)) => result,
+        // The thread panicked, or hangs.
+        Ok(Err(_)) | Err(_) => Ok(()),
     }
 }
 

@@ -129,9 +129,7 @@ fn an_error_goes_to_all_who_waited_and_to_nobody_after_them() {
     assert_eq!(origin.count("/x"), 1, "one request at an origin in trouble");
     assert_eq!(edge.get("/x").status, 503);
     assert_eq!(origin.count("/x"), 2, "it is not stored");
-    wait_for("nothing of it to be kept", || {
-        edge.metric("nearcast_edge_memory_bytes") == 0.0
-    });
+    wait_for("nothing of it to be kept", || edge.memory_used() == 0.0);
 }
 
 #[test]
@@ -456,9 +454,7 @@ fn a_seek_far_ahead_of_a_fill_does_not_wait_for_it_and_nothing_comes_twice() {
     .start();
     std::thread::scope(|scope| {
         let whole = scope.spawn(|| edge.get("/film"));
-        wait_for("the fill to be under way", || {
-            edge.metric("nearcast_edge_memory_bytes") > 0.0
-        });
+        wait_for("the fill to be under way", || edge.memory_used() > 0.0);
         // Many who jump to the same place.
         let seeks: Vec<_> = (0..20)
             .map(|_| {
@@ -503,9 +499,7 @@ fn a_seek_waits_where_the_origin_gives_no_parts() {
     let edge = Plan::new(&origin).start();
     std::thread::scope(|scope| {
         let whole = scope.spawn(|| edge.get("/film"));
-        wait_for("the fill to be under way", || {
-            edge.metric("nearcast_edge_memory_bytes") > 0.0
-        });
+        wait_for("the fill to be under way", || edge.memory_used() > 0.0);
         let seek = scope.spawn(|| edge.ask("GET", "/film", &[("Range", "bytes=3000000-3000009")]));
         wait_for("the try", || origin.seen().len() == 2);
         gate.open();

@@ -633,6 +633,50 @@ fn what_the_short_way_answers_counts_like_everything_else() {
 }
 
 #[test]
+fn a_connection_for_one_response_gets_it_whole() {
+    let origin = Origin::start(|seen| match seen.target.as_str() {
+        "/large" => Reply::ok(pattern(250_000), "max-age=60"),
+        "/long" => Reply::ok(pattern(700_000), "max-age=60"),
+        _ => Reply::ok(pattern(1000), "max-age=60"),
+    });
+    let edge = Plan::new(&origin).start();
+    let table = [("/small", 1000), ("/large", 250_000), ("/long", 700_000)];
+    for (path, length) in table {
+        for round in 0..4 {
+            let stream = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None)
+                .expect("a socket");
+            // The edge cannot write a large response at once.
+            stream.set_recv_buffer_size(4096).expect("set");
+            stream.connect(&edge.address.into()).expect("it listens");
+            let mut stream = std::net::TcpStream::from(stream);
+            let request = request("GET", path, "Connection: close\r\n");
+            // Whole, or in two pieces, the first of which the edge reads alone.
+            let (first, second) = request.split_at(if round == 3 { 30 } else { request.len() });
+            stream.write_all(first.as_bytes()).expect("sent");
+            if !second.is_empty() {
+                std::thread::sleep(Duration::from_millis(50));
+                stream.write_all(second.as_bytes()).expect("sent");
+            }
+            std::thread::sleep(Duration::from_millis(20));
+            let answer = read_answer(&mut BufReader::new(&stream), false).expect("an answer");
+            assert_eq!(
+                (answer.status, answer.is_hit(), answer.field("connection")),
+                (200, round > 0, "close"),
+                "{path} {round}"
+            );
+            assert!(answer.body == pattern(length), "{path} {round}");
+            assert_eq!(stream.read(&mut [0]).expect("an end"), 0, "{path} {round}");
+        }
+    }
+    let hits =
+        "nearcast_edge_requests_total{cache_status=\"hit\",site=\"www\",status_class=\"2xx\"}";
+    wait_for("all hits", || edge.metric(hits) == 9.0);
+    wait_for("no open connections", || {
+        edge.metric("nearcast_edge_connections ") == 0.0
+    });
+}
+
+#[test]
 fn a_purge_holds_for_the_short_way() {
     let origin = Origin::start(|seen| Reply::ok(seen.target.clone(), "max-age=60"));
     let mut edge = Plan::new(&origin).start();

@@ -253,8 +253,8 @@ fn a_plan_that_fits_is_there_afterwards_and_on_the_next_night() {
         ..Plan::new(&origin)
     };
     let mut edge = plan.start();
-    let most = (nearcast_fleet::disk::usable_bytes(SHARE)
-        / nearcast_fleet::disk::stored_bytes(BYTES as u64)) as usize;
+    let most = (nearcast_store::measures::usable_bytes(SHARE)
+        / nearcast_store::measures::stored_bytes(BYTES as u64)) as usize;
     assert!(most > 36, "{most}");
     edge.entry(order("one", numbered(0..most), 1000 << 20));
     wait_for("the push", || {

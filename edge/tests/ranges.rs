@@ -716,7 +716,7 @@ fn a_part_of_something_too_large_to_be_stored_costs_that_part() {
             (206, &*format!("bytes 262144-524287/{length}")),
             "{answer:?}"
         );
-        assert_eq!(edge.metric("nearcast_edge_memory_bytes"), 0.0);
+        assert_eq!(edge.memory_used(), 0.0);
     }
 }
 
@@ -1170,7 +1170,7 @@ fn several_ranges_of_what_is_too_large_to_be_stored_never_cost_the_whole() {
                 "nobody asked for the whole"
             );
             wait_for("what cannot be stored to leave", || {
-                edge.metric("nearcast_edge_memory_bytes") == 0.0
+                edge.memory_used() == 0.0
             });
         }
     }

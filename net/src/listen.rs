@@ -48,6 +48,8 @@ fn socket(address: SocketAddr, is_shared: bool) -> io::Result<std::net::TcpListe
     socket.set_reuse_address(true)?;
     socket.set_reuse_port(is_shared)?;
     socket.set_nonblocking(true)?;
+    // Accepted connections inherit it: no system call for each.
+    socket.set_tcp_nodelay(true)?;
     socket.bind(&address.into())?;
     socket.listen(BACKLOG)?;
     Ok(socket.into())
@@ -81,6 +83,15 @@ mod tests {
             drop(listeners);
             open(first, address).expect("the port is free again");
         }
+    }
+
+    #[tokio::test]
+    async fn accepted_connections_send_at_once() {
+        let listener = open(any()).expect("a free port");
+        let address = listener.local_addr().expect("bound");
+        let _client = std::net::TcpStream::connect(address).expect("somebody listens");
+        let (accepted, _) = listener.accept().await.expect("a connection waits");
+        assert!(accepted.nodelay().expect("an open socket"));
     }
 
     #[test]

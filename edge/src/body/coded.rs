@@ -9,7 +9,7 @@ use parking_lot::Mutex;
 
 use super::content::Content;
 use super::writer::FillWriter;
-use crate::store::Pool;
+use nearcast_store::Pool;
 
 /// Codings that a representation may have.
 const CODINGS: usize = nearcast_http_rules::compress::CODINGS.len();
@@ -39,7 +39,7 @@ pub(crate) enum BeginCoded {
 impl Content {
     /// The coded form of that number, if it has been begun. Its slices may have been evicted since.
     pub(crate) fn coded(&self, number: usize) -> Option<Guard<Option<Arc<Self>>>> {
-        Some(self.coded_forms.get()?.forms[number].load())
+        Some(self.coded_forms()?.forms[number].load())
     }
 
     /// The coded form of that number, if it can be read from its begin to its end.
@@ -50,15 +50,14 @@ impl Content {
 
     /// Whether the body is known not to be shorter in that coding.
     pub(crate) fn is_coded_refused(&self, number: usize) -> bool {
-        self.coded_forms
-            .get()
+        self.coded_forms()
             .is_some_and(|forms| forms.is_refused[number].load(Ordering::Relaxed))
     }
 
     /// Begins a coded form, unless it is there or being made: of all that ask at once, one gets the
     /// writer.
     pub(crate) fn begin_coded(&self, number: usize) -> BeginCoded {
-        let forms = self.coded_forms.get_or_init(Box::default);
+        let forms = self.coded_forms_to_fill();
         let _changing = forms.changing.lock();
         if forms.is_refused[number].load(Ordering::Relaxed) {
             return BeginCoded::Refused;
@@ -85,7 +84,7 @@ impl Content {
 
     /// Notes that a coded form is not shorter, and removes it: it serves its present readers only.
     pub(crate) fn refuse_coded(&self, number: usize, form: &Arc<Self>) {
-        if let Some(forms) = self.coded_forms.get() {
+        if let Some(forms) = self.coded_forms() {
             forms.is_refused[number].store(true, Ordering::Relaxed);
         }
         self.remove_coded(number, form);
@@ -93,7 +92,7 @@ impl Content {
 
     /// Removes a coded form, if it is still this one.
     pub(crate) fn remove_coded(&self, number: usize, form: &Arc<Self>) {
-        let Some(forms) = self.coded_forms.get() else {
+        let Some(forms) = self.coded_forms() else {
             return;
         };
         let _changing = forms.changing.lock();
@@ -110,7 +109,7 @@ impl Content {
 
     /// Has the slices of all coded forms forgotten with their last users.
     pub(super) fn discard_coded(&self) {
-        let Some(forms) = self.coded_forms.get() else {
+        let Some(forms) = self.coded_forms() else {
             return;
         };
         let _changing = forms.changing.lock();

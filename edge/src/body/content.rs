@@ -1,18 +1,20 @@
 //! One representation: its slices in the store, its running fills and the number of its readers.
 
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
-use parking_lot::{Mutex, MutexGuard};
+use http::HeaderValue;
+use parking_lot::{MappedMutexGuard, Mutex, MutexGuard};
 use tokio::runtime::Handle;
 use tokio::sync::Notify;
 use tokio::sync::futures::Notified;
 
+use super::again::Sums;
 use super::coded::CodedForms;
 use super::fill::{Fill, SLICE};
-use crate::store::{Store, StoredBody};
 use nearcast_http_rules::conditional::StrongValidator;
+use nearcast_store::{DiskState, Store, StoredBody};
 
 /// A reader this many slices ahead of a fill gets its bytes sooner by a request of its own than by
 /// waiting.
@@ -26,40 +28,57 @@ pub(super) const RUN_SLICES_MAX: u64 = 4096;
 /// one that serves clients. Longer bodies are forgotten on a blocking thread.
 pub(super) const FORGOTTEN_INLINE_MAX: u32 = 256;
 
-/// The bytes of one representation. Every stored response that carries it shares it.
+/// The bytes of one representation. Every stored response that carries it shares it. There may be
+/// millions, so what few of them need is made when it is needed.
 #[derive(Debug)]
 pub(crate) struct Content {
     store: Arc<Store>,
     pub(crate) body: Arc<StoredBody>,
-    /// Complete length, once known.
-    length: OnceLock<u64>,
+    /// Complete length, or [`LENGTH_UNKNOWN`].
+    length: AtomicU64,
     /// Identifies the representation. Without it, parts of several responses cannot be combined
-    /// (RFC 9110 section 15.3.7.3).
-    pub(crate) validator: Option<StrongValidator>,
-    fills: Mutex<Fills>,
+    /// (RFC 9110 section 15.3.7.3). The first byte states the kind, the value follows.
+    validator: Option<Box<[u8]>>,
+    /// Made while there are some.
+    fills: Mutex<Option<Box<Fills>>>,
     /// Whether `fills` has running ones; read without the lock.
     is_filling: AtomicBool,
     /// Whether the origin answered a range request with the whole body.
     is_whole_only: AtomicBool,
     /// No look-up finds it any more: its slices are forgotten with its last user.
     is_discarded: AtomicBool,
-    readers: AtomicUsize,
-    /// Notified when the last reader ends.
-    unread: Notify,
-    /// Made with the first one.
-    pub(super) coded_forms: OnceLock<Box<CodedForms>>,
+    readers: AtomicU32,
+    rare: OnceLock<Box<Rare>>,
 }
 
 #[derive(Debug, Default)]
-struct Fills {
-    running: Vec<Arc<Fill>>,
+struct Rare {
+    /// Of a body that cannot be fetched in parts: what shows that a further copy of it is the same.
+    sums: OnceLock<Box<Sums>>,
+    /// Made with the first one.
+    coded_forms: OnceLock<Box<CodedForms>>,
+}
+
+/// In the place of a length.
+const LENGTH_UNKNOWN: u64 = u64::MAX;
+/// Kinds of validators.
+const TAG: u8 = 1;
+const DATE: u8 = 2;
+
+/// Notified when the last reader of a content ends, by the number of its body. Who waits looks at the
+/// content again, so several may share one.
+static UNREAD: [Notify; 1024] = [const { Notify::const_new() }; 1024];
+
+#[derive(Debug, Default)]
+pub(super) struct Fills {
+    pub(super) running: Vec<Arc<Fill>>,
     /// First bytes of the seeks whose requests are under way.
     sought: Vec<u64>,
 }
 
 impl Fills {
     /// The fill that holds the byte at `at` or will receive it.
-    fn covering(&self, at: u64) -> Option<&Arc<Fill>> {
+    pub(super) fn covering(&self, at: u64) -> Option<&Arc<Fill>> {
         self.running.iter().find(|fill| fill.covers(at))
     }
 }
@@ -71,29 +90,85 @@ impl Content {
         length: Option<u64>,
         validator: Option<StrongValidator>,
     ) -> Arc<Self> {
+        let kept = |kind: u8, value: &HeaderValue| -> Box<[u8]> {
+            [&[kind], value.as_bytes()].concat().into()
+        };
         Arc::new(Self {
             store,
             body,
-            length: length.map_or_else(OnceLock::new, OnceLock::from),
-            validator,
+            length: AtomicU64::new(length.unwrap_or(LENGTH_UNKNOWN)),
+            validator: validator.map(|validator| match &validator {
+                StrongValidator::Tag(tag) => kept(TAG, tag),
+                StrongValidator::Date(date) => kept(DATE, date),
+            }),
             fills: Mutex::default(),
             is_filling: AtomicBool::new(false),
             is_whole_only: AtomicBool::new(false),
             is_discarded: AtomicBool::new(false),
-            readers: AtomicUsize::new(0),
-            unread: Notify::new(),
-            coded_forms: OnceLock::new(),
+            readers: AtomicU32::new(0),
+            rare: OnceLock::new(),
         })
     }
 
     /// Complete length in bytes, if it is known.
     pub(crate) fn length(&self) -> Option<u64> {
-        self.length.get().copied()
+        let length = self.length.load(Ordering::Acquire);
+        (length != LENGTH_UNKNOWN).then_some(length)
     }
 
     /// Sets the length. `false` when another length was known.
     pub(crate) fn learn_length(&self, length: u64) -> bool {
-        *self.length.get_or_init(|| length) == length
+        let known = self.length.compare_exchange(
+            LENGTH_UNKNOWN,
+            length,
+            Ordering::AcqRel,
+            Ordering::Acquire,
+        );
+        known.is_ok() || known == Err(length)
+    }
+
+    /// Whether it has a strong validator.
+    pub(crate) fn has_validator(&self) -> bool {
+        self.validator.is_some()
+    }
+
+    /// The strong validator that identifies the representation.
+    pub(crate) fn validator(&self) -> Option<StrongValidator> {
+        let (kind, value) = self.validator.as_ref()?.split_first()?;
+        // It was a field's value when it came.
+        let value = HeaderValue::from_bytes(value).ok()?;
+        Some(match *kind {
+            DATE => StrongValidator::Date(value),
+            _ => StrongValidator::Tag(value),
+        })
+    }
+
+    /// Memory that it takes, each allocation by its size.
+    pub(crate) fn allocations(&self) -> [usize; 2] {
+        [
+            size_of::<Self>(),
+            self.validator.as_ref().map_or(0, |v| v.len()),
+        ]
+    }
+
+    fn rare(&self) -> &Rare {
+        self.rare.get_or_init(Box::default)
+    }
+
+    pub(super) fn sums(&self) -> Option<&Sums> {
+        self.rare.get()?.sums.get().map(|sums| &**sums)
+    }
+
+    pub(super) fn sums_to_fill(&self) -> &Sums {
+        self.rare().sums.get_or_init(Box::default)
+    }
+
+    pub(super) fn coded_forms(&self) -> Option<&CodedForms> {
+        self.rare.get()?.coded_forms.get().map(|forms| &**forms)
+    }
+
+    pub(super) fn coded_forms_to_fill(&self) -> &CodedForms {
+        self.rare().coded_forms.get_or_init(Box::default)
     }
 
     /// Whether a fill is running.
@@ -108,12 +183,18 @@ impl Content {
 
     /// Resolves when its last reader ends.
     pub(crate) fn last_reader_ended(&self) -> Notified<'_> {
-        self.unread.notified()
+        self.unread().notified()
     }
 
-    /// Forgets its slices with its last user, and those of its coded forms.
+    fn unread(&self) -> &'static Notify {
+        &UNREAD[self.body.id.0 as usize % UNREAD.len()]
+    }
+
+    /// Forgets its slices with its last user, and those of its coded forms. No later look-up finds
+    /// its head on disk.
     pub(crate) fn discard(&self) {
         self.is_discarded.store(true, Ordering::SeqCst);
+        self.store.forget_head(&self.body);
         self.discard_coded();
     }
 
@@ -127,7 +208,7 @@ impl Content {
         self.is_whole_only.store(true, Ordering::Relaxed);
     }
 
-    pub(super) fn store(&self) -> &Arc<Store> {
+    pub(crate) fn store(&self) -> &Arc<Store> {
         &self.store
     }
 
@@ -137,7 +218,7 @@ impl Content {
 
     pub(super) fn remove_reader(&self) {
         if self.readers.fetch_sub(1, Ordering::AcqRel) == 1 {
-            self.unread.notify_waiters();
+            self.unread().notify_waiters();
         }
     }
 }
@@ -183,25 +264,32 @@ impl Content {
         self.has_slice((at / SLICE) as u32) || self.fill_of(at).is_some()
     }
 
-    /// Stores a slice that a fill has completed.
-    pub(super) fn store_slice(&self, index: u32, slice: Bytes, is_disk_only: bool) {
+    /// Stores a slice that a fill has completed. Gives whether the disk has it.
+    pub(super) fn store_slice(&self, index: u32, slice: Bytes, is_disk_only: bool) -> bool {
         if self.is_discarded.load(Ordering::Relaxed) {
             // Only for its present readers. It is never written to disk: it may be a response that
             // must not be stored.
             self.store.put_in_memory(&self.body, index, slice);
-        } else if is_disk_only {
+            return false;
+        }
+        if is_disk_only {
             self.store.put_on_disk(&self.body, index, slice);
         } else {
             self.store.put(&self.body, index, slice);
         }
+        self.store.is_on_disk(&self.body, index)
     }
 
-    /// Bytes that the queue to the disk can take.
-    pub(super) fn write_room(&self) -> u64 {
-        self.store.write_room()
+    /// Whether the queue to the disk can take so many bytes, or takes none at all.
+    pub(super) fn can_store(&self, bytes: u64) -> bool {
+        self.store.write_room() >= bytes
+            || self
+                .store
+                .disk_state()
+                .is_none_or(|state| state != DiskState::On)
     }
 
-    fn has_slice(&self, index: u32) -> bool {
+    pub(super) fn has_slice(&self, index: u32) -> bool {
         self.store.contains(&self.body, index)
     }
 
@@ -211,15 +299,7 @@ impl Content {
 
     /// A slice from either tier, waiting for the disk where it must.
     pub(super) async fn read_slice(&self, index: u32) -> Option<Bytes> {
-        if let Some(slice) = self.store.get_now(&self.body, index) {
-            return Some(slice);
-        }
-        if !self.has_slice(index) {
-            return None;
-        }
-        let (store, body) = (self.store.clone(), self.body.clone());
-        let read = tokio::task::spawn_blocking(move || store.read_blocking(&body, index)).await;
-        read.ok().flatten()
+        self.store.read_slice(&self.body, index).await
     }
 }
 
@@ -260,7 +340,8 @@ impl Content {
     /// Waits until no fill is running. `false` when bytes are missing then.
     pub(crate) async fn fills_ended(&self) -> bool {
         loop {
-            let Some(fill) = self.fills().running.first().cloned() else {
+            let running = |fills: &Fills| fills.running.first().cloned();
+            let Some(fill) = self.fills.lock().as_deref().and_then(running) else {
                 break;
             };
             fill.ended().await;
@@ -280,12 +361,26 @@ impl Content {
     pub(super) fn end_fill(&self, fill: &Arc<Fill>) {
         let mut fills = self.fills();
         fills.running.retain(|f| !Arc::ptr_eq(f, fill));
-        if fills.running.is_empty() {
-            // Most bodies have one fill ever, and no use for its room in the list after it.
+        let is_last = fills.running.is_empty();
+        if is_last {
+            // Most bodies have no use for its room in the list after it.
             fills.running = Vec::new();
         }
-        self.is_filling
-            .store(!fills.running.is_empty(), Ordering::Release);
+        let is_unused = is_last && fills.sought.is_empty();
+        self.is_filling.store(!is_last, Ordering::Release);
+        drop(fills);
+        if is_unused {
+            let mut fills = self.fills.lock();
+            let is_empty = |fills: &Fills| fills.running.is_empty() && fills.sought.is_empty();
+            if fills.as_deref().is_some_and(is_empty) {
+                // Most bodies have one fill ever.
+                *fills = None;
+            }
+        }
+        if is_last && !self.is_discarded() {
+            // While a fill runs, its response stays when the body is evicted.
+            self.store.keep_head(&self.body);
+        }
     }
 
     fn is_missing(&self, fills: &Fills, at: u64) -> bool {
@@ -305,15 +400,17 @@ impl Content {
         Some(self.add_fill(fills, first, Some(last)))
     }
 
-    fn add_fill(&self, fills: &mut Fills, first: u64, end: Option<u64>) -> Arc<Fill> {
-        let fill = Fill::new(first, end);
+    pub(super) fn add_fill(&self, fills: &mut Fills, first: u64, end: Option<u64>) -> Arc<Fill> {
+        let fill = Fill::new(first, end, self.store.budget());
         fills.running.push(fill.clone());
         self.is_filling.store(true, Ordering::Release);
         fill
     }
 
-    fn fills(&self) -> MutexGuard<'_, Fills> {
-        self.fills.lock()
+    pub(super) fn fills(&self) -> MappedMutexGuard<'_, Fills> {
+        MutexGuard::map(self.fills.lock(), |fills| {
+            &mut **fills.get_or_insert_default()
+        })
     }
 }
 
@@ -322,9 +419,7 @@ impl Content {
     /// Notes a seek from `first` on, unless waiting for the running fill is better.
     pub(super) fn reserve_seek(&self, first: u64) -> bool {
         // Parts can be combined only by a strong validator, and only if the origin sends parts.
-        if self.validator.is_none()
-            || !self.is_filling()
-            || self.is_whole_only.load(Ordering::Relaxed)
+        if !self.has_validator() || !self.is_filling() || self.is_whole_only.load(Ordering::Relaxed)
         {
             return false;
         }

@@ -24,8 +24,6 @@ pub(crate) enum Next {
 /// What the followed fill offers a reader.
 enum FromFill {
     Piece(Bytes),
-    /// Something changed: look everywhere again.
-    Changed,
     Failed(OriginError),
     /// Nothing; look in the store.
     Nothing,
@@ -66,9 +64,29 @@ impl Reader {
         (self.at, self.end.or_else(|| self.content.length()))
     }
 
+    /// The representation that it reads.
+    pub(crate) fn content(&self) -> &Arc<Content> {
+        &self.content
+    }
+
+    /// Whether a repeat can bring its bytes and all that come after them.
+    pub(crate) fn is_repeatable(&self) -> bool {
+        self.content.is_repeatable(self.at)
+    }
+
     /// Follows a fill from now on, so that its end is seen even when it ends before the first read.
     pub(crate) fn attach(&mut self, fill: Arc<Fill>) {
         self.follower = Some(FillFollower::new(fill, self.at));
+    }
+
+    /// Follows the fill that brings its bytes, if one does: from now on that fill knows that it has
+    /// a reader there.
+    pub(crate) fn attach_running(&mut self) {
+        if self.follower.is_none()
+            && let Some(fill) = self.content.fill_of(self.at)
+        {
+            self.attach(fill);
+        }
     }
 
     /// The next bytes, waiting for the origin and the disk.
@@ -77,20 +95,27 @@ impl Reader {
             if self.end.is_some_and(|end| self.at >= end) {
                 return Next::End;
             }
-            if self.follower.is_none()
-                && let Some(fill) = self.content.fill_of(self.at)
-            {
-                self.attach(fill);
-            }
+            self.attach_running();
 
-            // Memory first: the common case takes no lock of a fill.
+            // The newest bytes are in the fill only, and the store need not be looked through for
+            // each piece of them.
+            let in_fill = self.follower.as_ref().map(|f| f.fill().find(self.at));
+            if let Some(FillBytes::Piece(piece)) = in_fill {
+                return self.take(piece);
+            }
             if let Some(piece) = self.piece_in_memory() {
+                return self.take(piece);
+            }
+            // A fill that has no known end may bring again what is stored.
+            if matches!(in_fill, Some(FillBytes::NotYet(_)))
+                && self.content.has_slice(self.slice_index())
+                && let Some(piece) = self.piece_on_disk().await
+            {
                 return self.take(piece);
             }
             match self.piece_in_fill().await {
                 FromFill::Piece(piece) => return self.take(piece),
                 FromFill::Failed(error) => return Next::Failed(error),
-                FromFill::Changed => continue,
                 FromFill::Nothing => {}
             }
 
@@ -111,25 +136,19 @@ impl Reader {
 
     /// Asks the followed fill and waits for it. Stops following it when it has nothing to offer.
     async fn piece_in_fill(&mut self) -> FromFill {
-        let Some(follower) = &mut self.follower else {
+        let Some(follower) = &self.follower else {
             return FromFill::Nothing;
         };
-        // The state is read before the bytes: bytes that are not there after the fill has ended
-        // will never be.
-        let state = follower.state();
-        let is_beyond_end = |fill: &Fill| fill.end().is_some_and(|end| self.at >= end);
-
-        let found = match follower.fill().find(self.at) {
+        let at = self.at;
+        let found = match follower.find(at).await {
             FillBytes::Piece(piece) => return FromFill::Piece(piece),
-            FillBytes::Passed => FromFill::Nothing,
-            // A seek has taken over the bytes from here on.
-            FillBytes::NotYet if is_beyond_end(follower.fill()) => FromFill::Nothing,
-            FillBytes::NotYet => match state {
-                FillState::Running if follower.changed().await => return FromFill::Changed,
-                FillState::Running => FromFill::Changed,
-                FillState::Failed(error) => FromFill::Failed(error),
-                FillState::Done => FromFill::Nothing,
-            },
+            FillBytes::NotYet(FillState::Failed(error))
+                if follower.fill().end().is_none_or(|end| at < end) =>
+            {
+                FromFill::Failed(error)
+            }
+            // It has ended, or a seek has taken over the bytes from here on.
+            FillBytes::Passed | FillBytes::NotYet(_) => FromFill::Nothing,
         };
         self.follower = None;
         found

@@ -5,12 +5,13 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use super::content::{FORGOTTEN_INLINE_MAX, RUN_SLICES_MAX, SEEK_SLICES};
-use super::fill::{RELAY_SLICES, SLICE};
+use super::fill::SLICE;
+use super::writer::WINDOW;
 use super::*;
 use crate::origin::OriginError;
-use crate::store::{Pool, SLICE_BYTES, Store, StoreConfig};
 use nearcast_fleet::random::Random;
 use nearcast_http_rules::conditional::StrongValidator;
+use nearcast_store::{Pool, SLICE_BYTES, Store, StoreConfig};
 
 fn content(memory_bytes: u64, length: Option<u64>) -> Arc<Content> {
     content_of(memory_bytes, length, false)
@@ -434,14 +435,14 @@ fn of_many_that_miss_the_same_slice_one_begins_its_fill() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_relayed_body_waits_for_its_slowest_reader_and_ends_without_one() {
+async fn a_relayed_body_waits_for_its_reader_and_ends_without_one() {
     let content = content(64 << 20, None);
     let mut fill = writer(&content);
     let mut reader = content.reader(0, None);
     fill.write(Bytes::from(vec![1u8; SLICE_BYTES]));
     assert!(matches!(reader.next().await, Next::Piece(_)));
     fill.relay();
-    for _ in 0..RELAY_SLICES - 1 {
+    for _ in 0..WINDOW / SLICE {
         assert!(fill.pace().await);
         fill.write(Bytes::from(vec![2u8; SLICE_BYTES]));
     }
@@ -457,4 +458,243 @@ async fn a_relayed_body_waits_for_its_slowest_reader_and_ends_without_one() {
     assert!(fill.pace().await);
     drop(reader);
     assert!(!fill.pace().await, "nobody reads");
+}
+
+fn body_of(slices: u64) -> Bytes {
+    (0..slices * SLICE - 1000)
+        .map(|at| (at % 251) as u8 ^ (at / SLICE) as u8)
+        .collect::<Vec<_>>()
+        .into()
+}
+
+/// Writes a body as a pump does, in pieces of that many bytes.
+async fn pump(mut writer: FillWriter, body: Bytes, piece: usize) -> u64 {
+    let (mut at, mut furthest) = (0, 0);
+    while at < body.len() {
+        let end = (at + piece).min(body.len());
+        writer.write(body.slice(at..end));
+        writer.flush();
+        at = end;
+        furthest = furthest.max(writer.fill().held_bytes());
+        if !writer.pace().await {
+            break;
+        }
+        tokio::task::yield_now().await;
+    }
+    writer.content().learn_length(body.len() as u64);
+    writer.finish();
+    furthest
+}
+
+#[tokio::test]
+async fn a_lone_reader_of_what_nothing_keeps_paces_its_fill_and_misses_nothing() {
+    for (length, is_tagged) in [
+        (None, false),
+        (Some(()), false),
+        (None, true),
+        (Some(()), true),
+    ] {
+        let body = body_of(40);
+        let content = content_of(1 << 20, length.map(|()| body.len() as u64), is_tagged);
+        let mut reader = content.reader(0, None);
+        let fill = content.begin_fill(0, content.length());
+        reader.attach(fill.clone());
+        let writer = FillWriter::new(content.clone(), fill, false);
+        let writing = tokio::spawn(pump(writer, body.clone(), 60_000));
+        let mut whole = Vec::new();
+        loop {
+            for _ in 0..20 {
+                tokio::task::yield_now().await;
+            }
+            match reader.next().await {
+                Next::Piece(piece) => whole.extend_from_slice(&piece),
+                Next::End => break,
+                other => panic!("{length:?} {is_tagged}: {other:?} at {}", whole.len()),
+            }
+        }
+        assert!(whole == body, "{length:?} {is_tagged}");
+        let furthest = writing.await.expect("no panic");
+        assert!(furthest <= WINDOW + 2 * SLICE, "{furthest} bytes held");
+    }
+}
+
+/// A reader that stalls after its first byte beside one that does not, and what the store holds
+/// when the fast one has read everything.
+async fn stall(content: &Arc<Content>, body: &Bytes) -> Reader {
+    let fill = content.begin_fill(0, content.length());
+    let (mut slow, mut fast) = (content.reader(0, None), content.reader(0, None));
+    slow.attach(fill.clone());
+    fast.attach(fill.clone());
+    let writer = FillWriter::new(content.clone(), fill, false);
+    let writing = tokio::spawn(pump(writer, body.clone(), 50_000));
+    assert!(matches!(slow.next().await, Next::Piece(_)));
+    assert!(
+        read_all(fast).await.expect("whole") == *body,
+        "the fast one is not slowed"
+    );
+    writing.await.expect("no panic");
+    slow
+}
+
+fn in_pieces(body: Bytes) -> impl futures_util::Stream<Item = Result<Bytes, ()>> + Unpin {
+    let pieces: Vec<_> = (0..body.len())
+        .step_by(70_000)
+        .map(|at| Ok(body.slice(at..(at + 70_000).min(body.len()))))
+        .collect();
+    futures_util::stream::iter(pieces)
+}
+
+#[tokio::test]
+async fn a_reader_that_fell_behind_gets_the_same_bytes_from_a_repeat_and_no_others() {
+    let body = body_of(30);
+    for changed_at in [None, Some(10), Some(10 * SLICE_BYTES), Some(body.len() - 1)] {
+        let content = content(1 << 20, None);
+        let mut slow = stall(&content, &body).await;
+        let mut again = body.to_vec();
+        if let Some(at) = changed_at {
+            again[at] ^= 1;
+        }
+        let again = Bytes::from(again);
+        let mut whole = body.slice(..slow.range().0 as usize).to_vec();
+        let mut repeats = 0;
+        let end = loop {
+            match slow.next().await {
+                Next::Piece(piece) => whole.extend_from_slice(&piece),
+                Next::Missing => {
+                    let BeginAgain::New(writer) = content.begin_again(slow.range().0) else {
+                        panic!("nothing else brings it");
+                    };
+                    slow.attach(writer.fill().clone());
+                    tokio::spawn(repeat(writer, in_pieces(again.clone())));
+                    repeats += 1;
+                }
+                other => break other,
+            }
+        };
+        assert!(repeats <= 1, "{repeats} repeats");
+        assert!(
+            body.starts_with(&whole),
+            "{changed_at:?}: never another byte"
+        );
+        match changed_at {
+            None => assert!(matches!(end, Next::End) && whole == body),
+            Some(_) => assert!(
+                matches!(end, Next::Failed(OriginError::Unfit)),
+                "{changed_at:?}: {end:?}"
+            ),
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_repeat_is_shared_and_begins_at_the_slowest() {
+    let body = body_of(30);
+    let content = content(1 << 20, None);
+    let slow = stall(&content, &body).await;
+    drop(slow);
+    let first = content.begin_again(9 * SLICE + 7);
+    let BeginAgain::New(first) = first else {
+        panic!("it is missing");
+    };
+    assert_eq!(first.at(), 9 * SLICE);
+    assert!(matches!(content.begin_again(12 * SLICE), BeginAgain::Found));
+    let mut kept = Vec::new();
+    for index in [7, 5, 3] {
+        match content.begin_again(index * SLICE) {
+            BeginAgain::New(writer) => kept.push(writer),
+            _ => panic!("{index}: nothing brings it"),
+        }
+    }
+    assert!(matches!(content.begin_again(SLICE), BeginAgain::Busy(_)));
+    assert!(matches!(content.begin_again(40 * SLICE), BeginAgain::Found));
+    drop((first, kept));
+    assert!(matches!(
+        content.begin_again(40 * SLICE),
+        BeginAgain::Unknown
+    ));
+    assert!(content.is_repeatable(SLICE) && !content.is_repeatable(40 * SLICE));
+}
+
+#[tokio::test]
+async fn fills_that_have_ended_hold_a_share_of_memory_and_no_more() {
+    let windows = Windows::new(32 << 20);
+    let mut readers = Vec::new();
+    for _ in 0..8 {
+        let content = content(1 << 20, None);
+        let fill = content.begin_fill(0, None);
+        let mut reader = content.reader(0, None);
+        reader.attach(fill.clone());
+        let mut writer = FillWriter::new(content, fill.clone(), false);
+        writer.join(&windows);
+        (0..8).for_each(|_| writer.write(Bytes::from(vec![1; SLICE_BYTES])));
+        writer.finish();
+        readers.push((reader, fill));
+    }
+    let held: Vec<u64> = readers.iter().map(|(_, fill)| fill.held_bytes()).collect();
+    let slices = 8 * SLICE;
+    assert_eq!(
+        held,
+        [0, 0, 0, 0, slices, slices, slices, slices][..]
+            .to_vec()
+            .as_slice(),
+        "the newest"
+    );
+}
+
+#[test]
+fn a_body_in_crumbs_is_few_pieces() {
+    let content = content(64 << 20, None);
+    let mut writer = writer(&content);
+    let mut reader = content.reader(0, None);
+    let body = body_of(1);
+    for at in (0..200_000).step_by(100) {
+        writer.write(body.slice(at..at + 100));
+    }
+    let (mut pieces, mut whole) = (0, Vec::new());
+    while let Some(Next::Piece(piece)) = futures_util::FutureExt::now_or_never(reader.next()) {
+        pieces += 1;
+        whole.extend_from_slice(&piece);
+    }
+    assert!(whole == body[..200_000] && pieces <= 40, "{pieces} pieces");
+}
+
+#[tokio::test(start_paused = true)]
+async fn many_readers_are_woken_together() {
+    let content = content(64 << 20, None);
+    let mut writer = writer(&content);
+    let readers: Vec<_> = (0..1000)
+        .map(|_| {
+            let mut reader = content.reader(0, None);
+            tokio::spawn(async move {
+                let (mut pieces, mut bytes) = (0, 0);
+                while let Next::Piece(piece) = reader.next().await {
+                    pieces += 1;
+                    bytes += piece.len();
+                }
+                (pieces, bytes)
+            })
+        })
+        .collect();
+    tokio::task::yield_now().await;
+    for _ in 0..100 {
+        writer.write(Bytes::from_static(&[7; 100]));
+        if let Some(due) = writer.due() {
+            let wait = std::time::Duration::from_millis(1);
+            if tokio::time::timeout(wait, tokio::time::sleep_until(due))
+                .await
+                .is_ok()
+            {
+                writer.flush();
+            }
+        }
+    }
+    content.learn_length(10_000);
+    writer.finish();
+    for reader in readers {
+        let (pieces, bytes) = reader.await.expect("no panic");
+        assert!(
+            bytes == 10_000 && pieces <= 15,
+            "{pieces} pieces, {bytes} bytes"
+        );
+    }
 }

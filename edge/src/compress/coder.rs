@@ -1,14 +1,16 @@
 //! Takes the pieces of a body and gives the pieces of its coded form.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::{FutureExt, StreamExt, stream};
 
 use super::encoder::Encoder;
+use super::recipe::Recipe;
 use super::{CodingPermit, CodingResult};
 use crate::client_body::{BodyCut, Pieces};
-use crate::store::SLICE_BYTES;
+use nearcast_store::SLICE_BYTES;
 
 /// How long the encoder keeps bytes while no more come: a slow origin's bytes reach its clients, and
 /// a fast one's are not cut into pieces that compress badly.
@@ -32,6 +34,8 @@ pub(super) enum Coded {
 pub(crate) struct ReadyCoder {
     permit: CodingPermit,
     encoder: Encoder,
+    recipe: Arc<Recipe>,
+    is_replay: bool,
 }
 
 impl ReadyCoder {
@@ -39,7 +43,28 @@ impl ReadyCoder {
     /// memory for it.
     pub(crate) fn new(permit: CodingPermit, level: u32, length: Option<u64>) -> Option<Self> {
         let encoder = Encoder::new(permit.coding, level, length).ok()?;
-        Some(Self { permit, encoder })
+        let recipe = Arc::new(Recipe::new(permit.coding, level, length));
+        Some(Self {
+            permit,
+            encoder,
+            recipe,
+            is_replay: false,
+        })
+    }
+
+    /// An encoder that gives the bytes of a coded form once more.
+    pub(crate) fn replaying(permit: CodingPermit, recipe: &Arc<Recipe>) -> Option<Self> {
+        let again = Self::new(permit, recipe.level, recipe.length)?;
+        Some(Self {
+            recipe: recipe.clone(),
+            is_replay: true,
+            ..again
+        })
+    }
+
+    /// How it makes the coded form. It notes there what else it depends on.
+    pub(crate) fn recipe(&self) -> &Arc<Recipe> {
+        &self.recipe
     }
 
     /// Begins with the pieces of its body.
@@ -49,6 +74,8 @@ impl ReadyCoder {
             source,
             end: None,
             encoder: Some(self.encoder),
+            recipe: self.recipe,
+            is_replay: self.is_replay,
             has_unflushed: false,
             taken: 0,
             given: 0,
@@ -64,6 +91,9 @@ pub(crate) struct Coder {
     end: Option<Option<Result<Bytes, BodyCut>>>,
     /// `None` after its end.
     encoder: Option<Encoder>,
+    recipe: Arc<Recipe>,
+    /// Whether it flushes where the recipe says, rather than when its body pauses.
+    is_replay: bool,
     /// Whether the encoder may hold bytes.
     has_unflushed: bool,
     taken: u64,
@@ -135,14 +165,27 @@ impl Coder {
                 }
             }
         }
+        let mut at = self.taken;
         self.taken += bytes as u64;
         self.permit.count_bytes(bytes, 0);
-        self.has_unflushed = true;
+        self.has_unflushed = !self.is_replay;
+        let mut flushes = match self.is_replay {
+            true => self.recipe.flushes_within(at, self.taken).into_iter(),
+            false => Vec::new().into_iter(),
+        }
+        .peekable();
         self.step(move |encoder| {
             let mut output = Vec::new();
-            for piece in pieces {
-                let coded = encoder.push(&piece)?;
-                output.extend_from_slice(&coded);
+            for mut piece in pieces {
+                let end = at + piece.len() as u64;
+                while let Some(flush) = flushes.next_if(|flush| *flush <= end) {
+                    let before = piece.split_to((flush - at) as usize);
+                    at = flush;
+                    output.extend_from_slice(&encoder.push(&before)?);
+                    output.extend_from_slice(&encoder.flush()?);
+                }
+                at = end;
+                output.extend_from_slice(&encoder.push(&piece)?);
             }
             Ok(output.into())
         })
@@ -151,6 +194,7 @@ impl Coder {
 
     async fn flush(&mut self) -> Option<Bytes> {
         self.has_unflushed = false;
+        self.recipe.note_flush(self.taken);
         self.step(Encoder::flush).await
     }
 

@@ -79,6 +79,7 @@ impl Job {
                         writer.relay();
                     }
                     writer.write(bytes);
+                    writer.flush();
                     if !writer.pace().await {
                         return Err(OriginError::GivenUp);
                     }

@@ -2,6 +2,7 @@
 //!
 //! - [`encoder`]: one body in one coding.
 //! - [`coder`]: takes pieces of a body and gives the pieces of its coded form.
+//! - [`recipe`]: what makes a coded form once more, byte for byte.
 //! - [`job`]: writes the coded form of a stored body into the store, once for all clients.
 //!
 //! Encoding runs on blocking threads, as many at once as there are cores, so that it delays no
@@ -12,6 +13,7 @@
 mod coder;
 mod encoder;
 mod job;
+mod recipe;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering::Relaxed};
@@ -22,6 +24,7 @@ use tokio::sync::Semaphore;
 
 pub(crate) use coder::{ReadyCoder, coded_pieces};
 pub(crate) use job::Job;
+pub(crate) use recipe::Recipe;
 
 use crate::metrics::Reading;
 

@@ -15,7 +15,7 @@ use super::*;
 use crate::body::{BeginCoded, Content, FillWriter, Next};
 use crate::client_body::{BodyCut, Pieces};
 use crate::origin::OriginError;
-use crate::store::{Pool, Store, StoreConfig};
+use nearcast_store::{Pool, Store, StoreConfig};
 
 fn text(bytes: usize) -> Vec<u8> {
     let words = [

@@ -5,6 +5,7 @@
 
 use std::sync::Arc;
 
+use futures_util::FutureExt as _;
 use http::{HeaderMap, Response, StatusCode};
 use tokio::sync::oneshot;
 
@@ -21,13 +22,14 @@ use crate::body::{Content, Fill, FillWriter};
 use crate::edge::Edge;
 use crate::origin::{OriginBody, OriginError};
 use crate::peer::{self, REVISION, revision};
-use crate::store::Pool;
 use crate::stored::generations::PurgeState;
+use crate::stored::head::Head;
 use crate::stored::response::{StoredResponse, StoredResponseParts};
 use nearcast_http_rules::conditional::{self, StrongValidator};
 use nearcast_http_rules::freshness::Exchange;
 use nearcast_http_rules::not_stored::NotStored;
 use nearcast_http_rules::{range, vary};
+use nearcast_store::Pool;
 
 /// A forward request whose response may be stored.
 pub(crate) struct ForwardRequest {
@@ -111,7 +113,8 @@ impl ForwardRequest {
     /// gives its outcome.
     pub(crate) fn spawn(self, leader: Option<Leader>) -> oneshot::Receiver<Forwarded> {
         let (outcome_tx, outcome) = oneshot::channel();
-        tokio::spawn(async move {
+        // A box: the runtime moves a task's future several times, and this one has kilobytes.
+        tokio::spawn(Box::pin(async move {
             let (origin, url) = (self.origin.clone(), self.url.clone());
             let (forwarded, result) = self.fetch().await;
             if let Some(cause) = forwarded.not_stored() {
@@ -124,7 +127,7 @@ impl ForwardRequest {
             }
             // The client may have left, and a background validation has none.
             let _ = outcome_tx.send(forwarded);
-        });
+        }));
         outcome
     }
 
@@ -222,7 +225,7 @@ impl ForwardRequest {
     fn extra_fields(&self) -> HeaderMap {
         let mut extra = self.range.map(WantedSlices::field).unwrap_or_default();
         if let Some(stale) = &self.stale {
-            conditional::set_validation(&mut extra, [&stale.fields]);
+            conditional::set_validation(&mut extra, [&stale.fields()]);
         }
         extra
     }
@@ -265,22 +268,24 @@ impl ForwardRequest {
             freshness,
             cookies,
             effect,
-        } = head::freshen(stale.status, &stale.fields, response.headers(), &expected)?;
+        } = head::freshen(stale.status, &stale.fields(), response.headers(), &expected)?;
         let facts = StoredResponseParts {
-            url: stale.url.clone(),
-            hash: stale.hash,
+            // The 304 may have changed `Vary`.
+            head: Head::new(
+                stale.url(),
+                &fields,
+                &vary::selecting(&self.client, &fields),
+                &stale.keyed(),
+            ),
             site: stale.site.clone(),
             status: stale.status,
             version: stale.version,
             freshness,
-            // The 304 may have changed `Vary`.
-            selecting: vary::selecting(&self.client, &fields),
-            keyed: stale.keyed.clone(),
-            fields,
             requested_ms: sent.exchange.requested_ms,
             requested_at_revision: sent.revision,
             is_soft: false,
             is_recovered: false,
+            is_doubtful: false,
         };
         let fresh = facts.store(stale.content.clone());
 
@@ -309,11 +314,11 @@ impl ForwardRequest {
     /// Publishes a freshened response in place of the stored one.
     fn replace(&self, stale: &StoredResponse, fresh: &Arc<StoredResponse>, sent: SentAt) {
         let edge = self.edge();
-        edge.publish(fresh, |r| Arc::ptr_eq(&r.content, &stale.content));
+        edge.publish(fresh, |r| r.has_body_of(stale));
         if edge.changes.have_covered(fresh, sent.changes) {
             edge.unpublish(fresh);
         } else {
-            edge.store.put_head(&fresh.content.body, fresh.encode());
+            fresh.write_head();
         }
     }
 
@@ -341,7 +346,11 @@ impl ForwardRequest {
             is_stored.then(|| stored.clone()),
             part.map_or(0, |part| part.skip),
         );
-        tokio::spawn(pump.run(body));
+        // A short body has often come with its head: it is stored at once, without a task of its own.
+        let mut pumping = Box::pin(pump.run(body));
+        if pumping.as_mut().now_or_never().is_none() {
+            tokio::spawn(pumping);
+        }
 
         let result = match (is_stored, admission.not_stored) {
             (true, _) => ForwardResult::Stored,
@@ -376,19 +385,21 @@ impl ForwardRequest {
         stored.remove(&REVISION);
         let cookies = head::take_cookies(&mut stored, &self.origin.site.cache);
         let facts = StoredResponseParts {
-            url: self.url.clone(),
-            hash: self.hash,
+            head: Head::new(
+                &self.url,
+                &stored,
+                &vary::selecting(&self.client, fields),
+                &self.keyed,
+            ),
             site: self.origin.site.name.clone(),
             status: admission.status,
             version: head.version,
             freshness: admission.freshness,
-            selecting: vary::selecting(&self.client, fields),
-            keyed: HeaderMap::clone(&self.keyed),
-            fields: stored,
             requested_ms: sent.exchange.requested_ms,
             requested_at_revision: sent.revision,
             is_soft: false,
             is_recovered: false,
+            is_doubtful: false,
         };
 
         let content = Content::new(
@@ -419,7 +430,7 @@ impl ForwardRequest {
             return false;
         }
         if is_part {
-            edge.store.put_head(&stored.content.body, stored.encode());
+            stored.write_head();
         }
         true
     }

@@ -11,13 +11,13 @@ use super::collapse::{ForwardResult, Requester, SharedError};
 use super::representation::complete_length;
 use super::wanted::{SliceRange, WantedSlices, can_be_assembled};
 use crate::origin::OriginError;
-use crate::store::SLICE_BYTES;
 use nearcast_http_rules::conditional::{self, StrongValidator};
 use nearcast_http_rules::fields;
 use nearcast_http_rules::freshness::{Exchange, Freshness};
 use nearcast_http_rules::not_stored::NotStored;
 use nearcast_http_rules::reuse;
 use nearcast_http_rules::storing::{Assessment, RequestFacts, assess};
+use nearcast_store::SLICE_BYTES;
 
 /// Bytes of the largest error response that followers share. A larger one, or one of unknown length,
 /// goes to the leader alone, and the followers get its status.

@@ -7,8 +7,8 @@ use std::time::Duration;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
-use crate::body::Content;
-use crate::store::SLICE_BYTES;
+use crate::body::{Content, Windows};
+use nearcast_store::SLICE_BYTES;
 
 /// Bytes that one fill buffers at most: the slice that is being received, and the last few.
 const FILL_BYTES: u64 = 3 * SLICE_BYTES as u64;
@@ -24,6 +24,7 @@ pub(super) const UNREAD_MAX: Duration = Duration::from_secs(1);
 /// Counts the fills that run.
 #[derive(Debug)]
 pub(crate) struct FillLimit {
+    windows: Arc<Windows>,
     most: usize,
     count: AtomicUsize,
     has_grown: Notify,
@@ -34,6 +35,7 @@ impl FillLimit {
         let most =
             (memory_bytes / FILLS_MEMORY_SHARE / FILL_BYTES).clamp(FILLS_MIN, FILLS_MAX) as usize;
         Arc::new(Self {
+            windows: Windows::new(memory_bytes),
             most,
             count: AtomicUsize::new(0),
             has_grown: Notify::new(),
@@ -43,6 +45,11 @@ impl FillLimit {
     /// Fills that run.
     pub(crate) fn count(&self) -> usize {
         self.count.load(Ordering::Relaxed)
+    }
+
+    /// The memory that fills hold for their readers.
+    pub(crate) fn windows(&self) -> &Arc<Windows> {
+        &self.windows
     }
 
     /// Counts one more fill, until the permit is dropped.

@@ -15,21 +15,20 @@ use super::representation::bytes_to_skip;
 use super::wanted::range_field;
 use crate::body::{Content, FillWriter};
 use crate::origin::{OriginBody, OriginError};
-use crate::store::SLICE_BYTES;
 use crate::stored::response::StoredResponse;
 use nearcast_http_rules::finish::Abandoned;
 use nearcast_http_rules::not_stored::NotStored;
-use nearcast_http_rules::{request_fields, vary};
+use nearcast_http_rules::request_fields;
+use nearcast_store::SLICE_BYTES;
 
 /// How long a fill has no reader before it counts as abandoned: clients that waited for its head
 /// together with the one that left look it up in the index first.
 const ABANDONED_AFTER: Duration = Duration::from_millis(100);
 /// How often one fill is resumed without progress.
 const RESUMES_MAX: u32 = 3;
-/// How often a fill checks whether the disk has caught up, and how long it waits for the disk at
-/// most.
+/// How often a fill checks whether the disk has caught up, and how often in a row.
 const DISK_PAUSE: Duration = Duration::from_millis(10);
-const DISK_PAUSES_MAX: u32 = 200;
+const DISK_PAUSES_MAX: u32 = 100;
 
 const SLICE: u64 = SLICE_BYTES as u64;
 
@@ -48,17 +47,21 @@ pub(super) struct Pump {
     /// Since when the fill has no reader, and how far it was then.
     unread: Option<(Instant, u64)>,
     permit: FillPermit,
+    /// Pauses for the disk since it had room.
+    disk_pauses: u32,
 }
 
 impl Pump {
     pub(super) fn new(
         origin: OriginRequest,
-        writer: FillWriter,
+        mut writer: FillWriter,
         response: Option<Arc<StoredResponse>>,
         skip: u64,
     ) -> Self {
         let (first, goal) = (writer.at(), writer.fill().end());
-        let permit = origin.worker.edge.forwards.fills.permit();
+        let fills = &origin.worker.edge.forwards.fills;
+        let permit = fills.permit();
+        writer.join(fills.windows());
         Self {
             origin,
             writer,
@@ -68,6 +71,7 @@ impl Pump {
             first,
             unread: None,
             permit,
+            disk_pauses: 0,
         }
     }
 
@@ -127,14 +131,15 @@ impl Pump {
         else {
             return false;
         };
-        let next = FillWriter::new(content, fill, self.writer.is_disk_only());
+        let mut next = FillWriter::new(content, fill, self.writer.is_disk_only());
+        next.join(self.origin.worker.edge.forwards.fills.windows());
         std::mem::replace(&mut self.writer, next).finish();
         true
     }
 
     /// Moves the body into the fill, up to the end of one of them.
     async fn drain(&mut self, body: &mut OriginBody) -> Result<(), OriginError> {
-        while let Some(mut bytes) = self.next(body).await? {
+        while let Some(mut bytes) = self.next_or_flush(body).await? {
             self.origin.note_received(bytes.len()).await;
             if self.skip > 0 {
                 let skipped = self.skip.min(bytes.len() as u64);
@@ -164,6 +169,19 @@ impl Pump {
             true => Err(OriginError::Incomplete),
             false => Ok(()),
         }
+    }
+
+    /// The next bytes. Those before them are shown to the readers meanwhile, where they have waited
+    /// for more.
+    async fn next_or_flush(&mut self, body: &mut OriginBody) -> Result<Option<Bytes>, OriginError> {
+        if let Some(due) = self.writer.due() {
+            let next = tokio::time::timeout_at(due, self.next(body)).await;
+            if let Ok(next) = next {
+                return next;
+            }
+            self.writer.flush();
+        }
+        self.next(body).await
     }
 
     /// The next bytes. The fills of a push order are few and need no readers: they end with the order.
@@ -213,7 +231,7 @@ impl Pump {
                 self.origin.worker.edge.unpublish(&response);
                 self.origin.site.note_not_stored(
                     self.origin.worker.number,
-                    &response.url,
+                    response.url(),
                     NotStored::TooLarge,
                 );
             }
@@ -222,13 +240,16 @@ impl Pump {
     }
 
     /// Waits for the disk for a while, so that a slow disk slows the fill instead of losing slices.
-    async fn wait_for_disk(&self) {
-        for _ in 0..DISK_PAUSES_MAX {
-            if self.writer.write_room() > 2 * SLICE {
+    /// One that takes nothing slows it once, and not for each piece.
+    async fn wait_for_disk(&mut self) {
+        while !self.writer.can_store(2 * SLICE) {
+            if self.disk_pauses == DISK_PAUSES_MAX {
                 return;
             }
+            self.disk_pauses += 1;
             tokio::time::sleep(DISK_PAUSE).await;
         }
+        self.disk_pauses = 0;
     }
 
     /// The request for the rest of the body. For a stored response it has none of the fields of the
@@ -236,7 +257,7 @@ impl Pump {
     fn shared_request(&self) -> OriginRequest {
         let mut origin = self.origin.clone();
         if let Some(response) = &self.response {
-            let vary = vary::names(&response.fields).unwrap_or_default();
+            let vary = response.vary_names();
             origin.fields = Arc::new(request_fields::shared(
                 &origin.fields,
                 &origin.site.cache,
@@ -250,8 +271,7 @@ impl Pump {
     async fn resume(&mut self) -> Result<OriginBody, OriginError> {
         let content = self.writer.content();
         let validator = content
-            .validator
-            .as_ref()
+            .validator()
             .filter(|_| !self.writer.is_relay())
             .ok_or(OriginError::Incomplete)?;
         let at = self.writer.at();
@@ -282,7 +302,7 @@ impl Pump {
             && !is_part
         {
             edge.store.account_head(&content.body, response.bytes());
-            edge.store.put_head(&content.body, response.encode());
+            response.write_head();
         }
     }
 
@@ -297,19 +317,15 @@ impl Pump {
         tracing::debug!(site = %origin.site.name, path = %origin.path, %error, "a fill ended early");
         let content = writer.content().clone();
         // Further requests can complete a representation with a validator and a known length.
-        let is_resumable = content.validator.is_some() && content.length().is_some();
+        let is_resumable = content.has_validator() && content.length().is_some();
         if let Some(response) = response {
             if is_resumable {
-                origin
-                    .worker
-                    .edge
-                    .store
-                    .put_head(&content.body, response.encode());
+                response.write_head();
             } else {
                 origin.worker.edge.unpublish(&response);
                 origin.site.note_not_stored(
                     origin.worker.number,
-                    &response.url,
+                    response.url(),
                     NotStored::Incomplete,
                 );
             }
@@ -325,7 +341,7 @@ async fn order_ended(pacer: &Pacer, content: &Content) {
     loop {
         // Subscribe before the check, so that no reader that leaves after it is missed.
         let reader_left = content.last_reader_ended();
-        if content.validator.is_some() || !content.is_read() {
+        if content.has_validator() || !content.is_read() {
             return;
         }
         reader_left.await;
@@ -362,7 +378,7 @@ async fn abandoned(
             return std::future::pending().await;
         }
         // A fill that cannot be resumed waits longer for another reader.
-        let after = if content.validator.is_some() {
+        let after = if content.has_validator() {
             ABANDONED_AFTER
         } else {
             UNREAD_MAX

@@ -2,23 +2,25 @@
 
 use std::sync::Arc;
 
-use http::StatusCode;
+use futures_util::stream;
 use http::header::IF_RANGE;
+use http::{HeaderMap, StatusCode};
 use tokio::sync::oneshot;
 
 use super::origin_request::OriginRequest;
 use super::pump::Pump;
 use super::representation::bytes_to_skip;
 use super::wanted::range_field;
-use crate::body::FillWriter;
+use crate::body::{BeginAgain, FillWriter, Reader, repeat};
 use crate::origin::OriginError;
-use crate::store::{Pool, SLICE_BYTES};
 use crate::stored::response::StoredResponse;
+use nearcast_store::{Pool, SLICE_BYTES};
 
 const SLICE: u64 = SLICE_BYTES as u64;
 
 /// Requests the slice at `at`, with the missing slices after it up to `end`, and returns once the
-/// origin has answered with them. Does nothing while that slice is stored or on its way.
+/// origin has answered with them. Does nothing while that slice is stored or on its way. A reader
+/// that waits for them follows their fill from its begin, so that it is not left behind.
 ///
 /// # Errors
 /// [`OriginError::Unfit`] when the origin has another representation by now: the stored response is
@@ -29,15 +31,25 @@ pub(crate) async fn fetch_missing(
     at: u64,
     end: u64,
     pool: Pool,
+    reader: Option<&mut Reader>,
 ) -> Result<(), OriginError> {
     let content = response.content.clone();
-    let Some(validator) = content.validator.clone() else {
+    let Some(validator) = content.validator() else {
         return Err(OriginError::Unfit);
+    };
+    // A fill is as slow as its reader and keeps its connection. Where those are scarce, it brings
+    // one slice, which no reader holds up.
+    let end = match reader.is_some() && origin.target.are_connections_scarce() {
+        true => end.min((at / SLICE + 1) * SLICE),
+        false => end,
     };
     let Some(fill) = content.begin_fill_of_missing(at, end) else {
         return Ok(());
     };
     let (first, end) = (fill.at(), fill.end());
+    if let Some(reader) = reader {
+        reader.attach(fill.clone());
+    }
     let writer = FillWriter::new(content.clone(), fill, pool == Pool::Pushed);
 
     // A task of its own, so that the fill goes on when the client leaves.
@@ -74,6 +86,59 @@ pub(crate) async fn fetch_missing(
     answered
 }
 
+/// Requests the whole body once more for a reader at `at` of a response without a strong validator,
+/// and shows readers the slices that are the same as before. Does nothing while that slice is stored
+/// or on its way.
+///
+/// # Errors
+/// [`OriginError::Incomplete`] when those bytes have never been received.
+pub(crate) async fn fetch_again(
+    origin: &OriginRequest,
+    response: &Arc<StoredResponse>,
+    at: u64,
+    reader: &mut Reader,
+) -> Result<(), OriginError> {
+    let mut writer = match response.content.begin_again(at) {
+        BeginAgain::Found => return Ok(()),
+        BeginAgain::Unknown => return Err(OriginError::Incomplete),
+        BeginAgain::Busy(fill) => {
+            fill.ended().await;
+            return Ok(());
+        }
+        BeginAgain::New(writer) => writer,
+    };
+    reader.attach(writer.fill().clone());
+    writer.join(origin.worker.edge.forwards.fills.windows());
+
+    let (origin, status, length) = (origin.clone(), response.status, response.content.length());
+    tokio::spawn(async move {
+        let sent = match origin.send(HeaderMap::new()).await {
+            Ok(sent) => sent,
+            Err(error) => return writer.fail(error),
+        };
+        if sent.status().is_server_error() && sent.status() != status {
+            return writer.fail(OriginError::Erred);
+        }
+        let body = sent.body();
+        let is_other = matches!((length, body.length()), (Some(one), Some(other)) if one != other);
+        if sent.status() != status || is_other {
+            return writer.fail(OriginError::Unfit);
+        }
+        let pieces = stream::unfold((sent.into_body(), origin), |(mut body, origin)| async {
+            match body.next().await {
+                Ok(Some(piece)) => {
+                    origin.note_received(piece.len()).await;
+                    Some((Ok(piece), (body, origin)))
+                }
+                Ok(None) => None,
+                Err(error) => Some((Err(error), (body, origin))),
+            }
+        });
+        repeat(writer, Box::pin(pieces)).await;
+    });
+    Ok(())
+}
+
 /// For a reader far ahead of the fill that it would wait for: requests the slices from `at` up to
 /// `end` beside that fill, which leaves them out from then on. If this fails, the reader waits for
 /// the fill as before.
@@ -84,7 +149,7 @@ pub(crate) fn seek_ahead(
     end: Option<u64>,
 ) {
     let content = response.content.clone();
-    let (Some(validator), Some(length)) = (content.validator.clone(), content.length()) else {
+    let (Some(validator), Some(length)) = (content.validator(), content.length()) else {
         return;
     };
     let Some(seek) = content.begin_seek(at) else {

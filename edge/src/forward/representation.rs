@@ -45,8 +45,7 @@ pub(super) fn is_same_representation(
     length: Option<u64>,
 ) -> bool {
     let Some(validator) = content
-        .validator
-        .as_ref()
+        .validator()
         .filter(|validator| validator.matches(fields))
     else {
         return false;

@@ -5,9 +5,9 @@
 use http::header::RANGE;
 use http::{HeaderMap, HeaderValue, Method};
 
-use crate::store::SLICE_BYTES;
 use nearcast_http_rules::conditional;
 use nearcast_http_rules::range::{self, ByteRange, ContentRange, Part, RangeSpec};
+use nearcast_store::SLICE_BYTES;
 
 /// Most bytes of several ranges, of a body too large to be stored, that are assembled from requests
 /// for their slices. Larger requests go to the origin as the client made them: nothing would hold

@@ -233,6 +233,12 @@ impl Connections {
         self.state.lock()
     }
 
+    /// Whether requests wait for a connection, or half of those that the site allows are in use.
+    pub(super) fn are_scarce(&self) -> bool {
+        let slots = &self.lock().slots;
+        slots.waiting() > 0 || slots.in_use() * 2 >= slots.most
+    }
+
     fn show(&self, state: &State) {
         self.gauges.set_connections(
             state.slots.in_use(),
@@ -669,6 +675,18 @@ mod tests {
             ..OriginLimits::default()
         };
         Connections::new(&limits, Arc::default())
+    }
+
+    #[tokio::test]
+    async fn connections_are_scarce_from_half_of_them_on() {
+        let connections = connections(4, 2);
+        let wait = Duration::ZERO;
+        let _first = connections.permit(Client, wait).await.expect("free");
+        assert!(!connections.are_scarce());
+        let second = connections.permit(Client, wait).await.expect("free");
+        assert!(connections.are_scarce());
+        drop(second);
+        assert!(!connections.are_scarce());
     }
 
     #[tokio::test(start_paused = true)]

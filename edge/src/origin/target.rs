@@ -88,6 +88,11 @@ impl Target {
         is_permitted && !self.health.needs_http1(Instant::now())
     }
 
+    /// Whether what does not need a connection for long should not keep one.
+    pub(crate) fn are_connections_scarce(&self) -> bool {
+        self.connections.are_scarce()
+    }
+
     /// Whether requests should share connections: the origin has selected HTTP/2 when it was offered
     /// last, or is not known yet.
     pub(super) fn may_share(&self) -> bool {

@@ -13,7 +13,7 @@ use nearcast_fleet::config::Fleet;
 use tokio::time::Instant;
 
 use crate::body::{Fill, FillState};
-use crate::edge::Worker;
+use crate::edge::{Edge, Worker};
 use crate::forward::{
     FollowerStep, ForwardRequest, Forwarded, Join, OriginRequest, Pacer, Requester, refill,
 };
@@ -22,12 +22,14 @@ use crate::peer;
 use crate::request::hit;
 use crate::request_id::X_REQUEST_ID;
 use crate::site::Site;
-use crate::store::{Pool, SLICE_BYTES, StoredBody};
 use crate::stored::generations::PurgeState;
+use crate::stored::index::Variants;
+use crate::stored::load::load;
 use crate::stored::response::StoredResponse;
 use nearcast_http_rules::forward;
 use nearcast_http_rules::key::{self, Key};
 use nearcast_http_rules::not_stored::NotStored;
+use nearcast_store::{Pool, SLICE_BYTES, StoredBody};
 
 /// How often an owner is asked for an item that it does not have yet, and the pause in between.
 const OWNER_TRIES_MAX: u32 = 10;
@@ -92,21 +94,21 @@ struct ItemFilling<'a> {
 impl ItemFilling<'_> {
     async fn run(&self) -> Result<ItemOutcome, FillError> {
         let worker = &self.filler.worker;
-        if let Some(whole) = find_whole(worker, &self.url) {
+        if let Some(whole) = find_whole(worker, &self.url).await {
             let already_warm = ItemOutcome::AlreadyWarm(whole.content.length().unwrap_or(0));
             if self.is_fresh_enough(&whole) {
                 return Ok(already_warm);
             }
             self.fetch(Some(&whole)).await?;
             // A validation keeps the body; otherwise the origin has sent another one.
-            return match is_stored_as(worker, &self.url, &whole.content.body) {
+            return match is_stored_as(worker, &self.url, &whole.content.body).await {
                 true => Ok(already_warm),
                 false => Ok(ItemOutcome::Warmed),
             };
         }
 
         // An earlier order may have ended before all slices were there.
-        let Some(part) = find_pushed(worker, &self.url, is_joinable) else {
+        let Some(part) = find_pushed(worker, &self.url, is_joinable).await else {
             self.fetch(None).await?;
             return Ok(ItemOutcome::Warmed);
         };
@@ -114,10 +116,10 @@ impl ItemFilling<'_> {
             self.fetch(Some(&part)).await?;
         }
         // Where the part was out of date, the validation has brought the whole.
-        if find_whole(worker, &self.url).is_some() {
+        if find_whole(worker, &self.url).await.is_some() {
             return Ok(ItemOutcome::Warmed);
         }
-        match find_pushed(worker, &self.url, is_joinable) {
+        match find_pushed(worker, &self.url, is_joinable).await {
             Some(part) if self.complete(&part).await => {}
             _ => self.fetch(None).await?,
         }
@@ -146,8 +148,7 @@ impl ItemFilling<'_> {
         }
         let is_whole = part.content.has(0, length);
         if is_whole {
-            let store = &self.filler.worker.edge.store;
-            store.put_head(&part.content.body, part.encode());
+            part.write_head();
         }
         is_whole
     }
@@ -162,7 +163,7 @@ impl ItemFilling<'_> {
         let content = &part.content;
         let mut tries = 0;
         while let Some(at) = content.first_missing(0, length) {
-            match refill::fetch_missing(origin, part, at, length, Pool::Pushed).await {
+            match refill::fetch_missing(origin, part, at, length, Pool::Pushed, None).await {
                 // The owner does not have these slices yet.
                 Err(OriginError::Erred) if origin.is_peer && tries < OWNER_TRIES_MAX => {
                     tries += 1;
@@ -322,16 +323,30 @@ async fn is_filled(
 
 /// The stored response that a request without fields of its own selects, where it is in the pushed
 /// share and `is_meant`.
-pub(super) fn find_pushed(
+pub(super) async fn find_pushed(
     worker: &Worker,
     url: &str,
     is_meant: impl Fn(&StoredResponse) -> bool,
 ) -> Option<Arc<StoredResponse>> {
     let edge = &worker.edge;
-    let variants = edge.index.variants(edge.index.hash(url))?;
+    let hash = edge.index.hash(url);
+    let select = |variants: Variants| select_pushed(edge, url, &variants, &is_meant);
+    let found = edge.index.variants(hash).and_then(select);
+    match found {
+        Some(found) => Some(found),
+        None => load(edge, url, hash).await.and_then(select),
+    }
+}
+
+fn select_pushed(
+    edge: &Edge,
+    url: &str,
+    variants: &Variants,
+    is_meant: &impl Fn(&StoredResponse) -> bool,
+) -> Option<Arc<StoredResponse>> {
     let none = HeaderMap::new();
     let is_found = |r: &&Arc<StoredResponse>| {
-        *r.url == *url
+        r.is_of(url)
             && r.purge_state(&edge.generations) != PurgeState::Gone
             && r.is_selected(&none, &none)
             && r.content.body.pool() == Pool::Pushed
@@ -341,7 +356,7 @@ pub(super) fn find_pushed(
 }
 
 /// The same where all of its slices are in the pushed share.
-fn find_whole(worker: &Worker, url: &str) -> Option<Arc<StoredResponse>> {
+async fn find_whole(worker: &Worker, url: &str) -> Option<Arc<StoredResponse>> {
     let store = &worker.edge.store;
     find_pushed(worker, url, |r| {
         let slices = r
@@ -350,15 +365,17 @@ fn find_whole(worker: &Worker, url: &str) -> Option<Arc<StoredResponse>> {
             .map(|length| length.div_ceil(SLICE_BYTES as u64) as u32);
         slices.is_some_and(|slices| (0..slices).all(|index| store.is_kept(&r.content.body, index)))
     })
+    .await
 }
 
-fn is_stored_as(worker: &Worker, url: &str, body: &StoredBody) -> bool {
-    find_whole(worker, url).is_some_and(|r| r.content.body.id == body.id)
+async fn is_stored_as(worker: &Worker, url: &str, body: &StoredBody) -> bool {
+    let whole = find_whole(worker, url).await;
+    whole.is_some_and(|r| r.content.body.id == body.id)
 }
 
 /// Whether further slices can be joined to the ones of a response.
 fn is_joinable(response: &StoredResponse) -> bool {
-    response.content.validator.is_some() && response.content.length().is_some()
+    response.content.has_validator() && response.content.length().is_some()
 }
 
 fn path_of(url: &str) -> Result<PathAndQuery, FillError> {

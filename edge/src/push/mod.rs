@@ -214,10 +214,11 @@ async fn carry_out(filler: ItemFiller, order: &PushOrder, pushes: &Pushes) {
     let store = &worker.edge.store;
     store.new_pin_epoch();
     let items = with_schemes(&order.items);
-    let stored = items
-        .iter()
-        .filter_map(|item| find_pushed(&worker, &Key::of_url(&item.url).ok()?.url, |_| true));
-    stored.for_each(|response| store.pin(&response.content.body));
+    for key in items.iter().filter_map(|item| Key::of_url(&item.url).ok()) {
+        if let Some(response) = find_pushed(&worker, &key.url, |_| true).await {
+            store.pin(&response.content.body);
+        }
+    }
 
     // The node's own items come first: the owners of the others can have theirs by then.
     let is_own =

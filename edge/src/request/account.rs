@@ -16,7 +16,7 @@ use crate::edge::Worker;
 use crate::metrics::SiteCounters;
 use crate::request_id::RequestId;
 use crate::site::Site;
-use crate::store::Pool;
+use nearcast_store::Pool;
 
 /// An answer, and where it is counted.
 pub(super) struct Accounted {

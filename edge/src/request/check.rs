@@ -18,6 +18,7 @@ use nearcast_http_rules::proxies::{self, Seen};
 use nearcast_http_rules::request_fields;
 use nearcast_http_rules::status::ProxyError;
 use parking_lot::Mutex;
+use xxhash_rust::xxh3::xxh3_64;
 
 use super::trail::Trail;
 use crate::challenges;
@@ -30,6 +31,8 @@ use crate::request_body::RequestBody;
 use crate::serve::handshake::TlsInfo;
 use crate::site::{Site, Sites};
 
+/// Hosts that a worker remembers beside those of its connections.
+const LAST_HOSTS_MAX: usize = 32;
 /// The path of health checks, under any host. The fleet file may name another one.
 const HEALTH_PATH: &str = "/.nearcast/health";
 
@@ -180,14 +183,29 @@ impl ClientConnection {
         self.scheme
     }
 
-    /// The site of the connection's last request, if this one names the same host.
+    /// The site of the connection's last request, if this one names the same host, or that of a
+    /// host which another connection of the worker named lately.
     pub(super) fn with_last_host<T>(
         &self,
+        worker: &Worker,
         host: &str,
         sites: &Arc<Sites>,
         look: impl FnOnce(&KnownHost) -> Option<T>,
     ) -> Option<T> {
-        self.last_host.lock().known(host, sites).and_then(look)
+        let mut last_host = self.last_host.lock();
+        if let Some(known) = last_host.known(host, sites) {
+            return look(known);
+        }
+        let known = worker.last_hosts.lock().find(host, sites)?;
+        if self.covers(&known.host) {
+            return look(last_host.keep(known));
+        }
+        None
+    }
+
+    /// Whether requests for a host may come on this connection.
+    fn covers(&self, host: &Host) -> bool {
+        self.tls().is_none_or(|tls| tls.covers(host.as_str()))
     }
 }
 
@@ -287,7 +305,7 @@ pub(super) fn check(
         host_field,
         site,
         ..
-    } = find_host(&head, client.tls(), &mut last_host, &sites)?;
+    } = find_host(worker, client, &head, &mut last_host, &sites)?;
     let is_peer = is_peer(&head.headers, &sites.peer_secrets);
     let seen = seen_by(worker, client, &sites, &head, is_peer);
     let (path, url) = find_target(&head, seen.scheme, host)?;
@@ -361,8 +379,9 @@ fn seen_by(
 
 /// The host that a request names, and its site.
 fn find_host<'a>(
+    worker: &Worker,
+    client: &ClientConnection,
     head: &Parts,
-    tls: Option<&TlsInfo>,
     last_host: &'a mut LastHost,
     sites: &Arc<Sites>,
 ) -> Result<&'a KnownHost, Rejection> {
@@ -408,20 +427,22 @@ fn find_host<'a>(
     };
     // Browsers use a connection for other hosts that its certificate covers, and repeat a request on
     // another one after a 421 (RFC 9110 sections 7.4 and 15.5.20).
-    if tls.is_some_and(|tls| !tls.covers(host.as_str())) {
+    if !client.covers(&host) {
         return Err(Rejection::new(
             StatusCode::MISDIRECTED_REQUEST,
             ProxyError::HttpRequestDenied,
             "the certificate of this connection does not cover that host\n",
         ));
     }
-    Ok(last_host.keep(KnownHost {
+    let known = Arc::new(KnownHost {
         named: named.into(),
         sites: sites.clone(),
         host_field: HeaderValue::try_from(host.as_str()).unwrap_or(HeaderValue::from_static("")),
         host,
         site: site.clone(),
-    }))
+    });
+    worker.last_hosts.lock().keep(&known);
+    Ok(last_host.keep(known))
 }
 
 /// The path of a request's target, and its cache key.
@@ -460,7 +481,13 @@ fn find_target(
 /// The host of a connection's last request and its site: the next request nearly always names the
 /// same host.
 #[derive(Default)]
-struct LastHost(Option<KnownHost>);
+struct LastHost(Option<Arc<KnownHost>>);
+
+/// Hosts that clients named last on any connection of a worker, so that the first request of a
+/// connection finds its site as fast as the next ones. Those of one set of sites: no other set is
+/// kept in memory by it.
+#[derive(Default)]
+pub(crate) struct LastHosts([Option<Arc<KnownHost>>; LAST_HOSTS_MAX]);
 
 /// A host that a client named, and its site.
 pub(super) struct KnownHost {
@@ -476,13 +503,38 @@ pub(super) struct KnownHost {
 
 impl LastHost {
     fn known(&self, named: &str, sites: &Arc<Sites>) -> Option<&KnownHost> {
-        self.0
-            .as_ref()
-            .filter(|known| *known.named == *named && Arc::ptr_eq(&known.sites, sites))
+        self.0.as_deref().filter(|known| known.is(named, sites))
     }
 
-    fn keep(&mut self, known: KnownHost) -> &KnownHost {
+    fn keep(&mut self, known: Arc<KnownHost>) -> &KnownHost {
         self.0.insert(known)
+    }
+}
+
+impl KnownHost {
+    fn is(&self, named: &str, sites: &Arc<Sites>) -> bool {
+        *self.named == *named && Arc::ptr_eq(&self.sites, sites)
+    }
+}
+
+impl LastHosts {
+    /// The only place where a host may be kept. Clients may choose names that share it: then they
+    /// have no more than an ordinary look-up.
+    fn place(named: &str) -> usize {
+        xxh3_64(named.as_bytes()) as usize % LAST_HOSTS_MAX
+    }
+
+    fn find(&self, named: &str, sites: &Arc<Sites>) -> Option<Arc<KnownHost>> {
+        let known = self.0[Self::place(named)].as_ref();
+        known.filter(|known| known.is(named, sites)).cloned()
+    }
+
+    fn keep(&mut self, known: &Arc<KnownHost>) {
+        let is_of_others = |kept: &Arc<KnownHost>| !Arc::ptr_eq(&kept.sites, &known.sites);
+        if self.0.iter().flatten().any(is_of_others) {
+            *self = Self::default();
+        }
+        self.0[Self::place(&known.named)] = Some(known.clone());
     }
 }
 
@@ -508,15 +560,19 @@ mod tests {
             counters: metrics.site("www"),
             warned_ms: std::sync::atomic::AtomicU64::new(0),
         });
-        let mut last = LastHost::default();
-        let host_field = HeaderValue::from_static("a.test");
-        last.keep(KnownHost {
-            named: "A.test:80".into(),
-            sites: sites[0].clone(),
-            host: Host::parse("a.test").expect("a host"),
-            host_field,
-            site,
-        });
+        let (mut last, mut of_worker) = (LastHost::default(), LastHosts::default());
+        let known = |sites: &Arc<Sites>, named: &str| {
+            Arc::new(KnownHost {
+                named: named.into(),
+                sites: sites.clone(),
+                host: Host::parse("a.test").expect("a host"),
+                host_field: HeaderValue::from_static("a.test"),
+                site: site.clone(),
+            })
+        };
+        let first = known(&sites[0], "A.test:80");
+        of_worker.keep(&first);
+        last.keep(first);
         for (named, of, is_known) in [
             ("A.test:80", 0, true),
             ("a.test", 0, false),
@@ -527,6 +583,16 @@ mod tests {
                 is_known,
                 "{named} {of}"
             );
+            assert_eq!(
+                of_worker.find(named, &sites[of]).is_some(),
+                is_known,
+                "{named} {of}"
+            );
         }
+
+        of_worker.keep(&known(&sites[1], "b.test"));
+        assert!(of_worker.find("A.test:80", &sites[0]).is_none());
+        drop(last);
+        assert_eq!(Arc::strong_count(&sites[0]), 1, "old sites are not kept");
     }
 }

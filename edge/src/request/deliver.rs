@@ -4,6 +4,7 @@
 //! Follows RFC 9110 sections 13 (conditions) and 14 (ranges).
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::stream;
@@ -14,23 +15,30 @@ use nearcast_http_rules::conditional::{self, Precondition};
 use nearcast_http_rules::forward::{self, ClientFields};
 use nearcast_http_rules::range::{self, ByteRange, ContentRange, Multipart, Part};
 use nearcast_http_rules::status::{ForwardReason, Outcome};
-use nearcast_http_rules::vary;
 
 use super::answer::{Answered, plain};
 use super::check::Request;
 use super::form::{Begun, begin, choose_form, set_form};
 use super::to_origin::origin_request;
-use crate::body::{Content, Fill, Next, Reader};
+use crate::body::{BeginAgain, Content, Fill, Next, Reader, repeat};
 use crate::client_body::{BodyCut, ClientBody, Pieces};
+use crate::compress::{ReadyCoder, coded_pieces};
 use crate::forward::{OriginRequest, refill};
 use crate::origin::OriginError;
-use crate::store::Pool;
 use crate::stored::response::StoredResponse;
 use nearcast_fleet::config::Coding;
 use nearcast_fleet::report::CacheStatus;
+use nearcast_store::Pool;
 
 /// How often one body fetches missing slices without a byte in between.
 const REFILLS_MAX: u32 = 3;
+/// Times that a body which a client has a part of waits for a connection to the origin, each as long
+/// as the site lets requests wait.
+const CONNECTION_WAITS_MAX: u32 = 10;
+/// Pause between two of them: where the queue for connections is full, asking fails at once.
+const CONNECTION_PAUSE: Duration = Duration::from_millis(500);
+/// How long a coded form that is to be made again waits for an encoder, before it asks again.
+const CODER_PAUSE: Duration = Duration::from_millis(50);
 
 /// Why a stored response was not delivered.
 pub(super) enum Undelivered {
@@ -199,7 +207,7 @@ fn decide(
     let identity_length = stored.content.length();
     let is_rangeable = stored.status == StatusCode::OK && identity_length.is_some();
     let via = request.worker.edge.via.received(stored.version);
-    let mut fields = forward::stored(&stored.fields, age, is_rangeable, via);
+    let mut fields = forward::stored(stored.fields(), age, is_rangeable, via);
     set_form(&mut fields, form, coded, &request.fields);
 
     let delivery = choose_delivery(
@@ -245,7 +253,7 @@ async fn coded_content(
                 content: stored.content.clone(),
             };
             match read(request, stored, &identity, reader, outcome).await {
-                Ok(pieces) => new.start(stored, pieces),
+                Ok(pieces) => new.start(request, stored, pieces),
                 Err(undelivered) => {
                     new.give_up(stored);
                     return Err(undelivered);
@@ -309,7 +317,7 @@ async fn deliver_part(
         Part::Ranges(ranges) => {
             let is_missing =
                 |range: &ByteRange| !content.is_filling() && !content.has(range.first, range.end());
-            if content.validator.is_none() && ranges.iter().any(is_missing) {
+            if !content.has_validator() && ranges.iter().any(is_missing) {
                 if !shown.is_coded() {
                     request.worker.edge.unpublish(stored);
                 }
@@ -319,8 +327,13 @@ async fn deliver_part(
                 "nearcast{:016x}{:016x}",
                 content.body.id.0, request.began_ms
             );
-            let media_type = stored.fields.get(CONTENT_TYPE);
-            let frame = Multipart::new(&boundary, media_type, ranges, length.unwrap_or(0));
+            let own = stored.fields();
+            let frame = Multipart::new(
+                &boundary,
+                own.get(CONTENT_TYPE),
+                ranges,
+                length.unwrap_or(0),
+            );
             fields.insert(CONTENT_TYPE, frame.content_type());
             fields.insert(CONTENT_LENGTH, frame.content_length().into());
             let pieces = multipart(request, stored, shown, &frame, outcome);
@@ -342,15 +355,16 @@ async fn read(
     let is_first_hand = outcome.label == CacheStatus::Miss;
     let content = &shown.content;
     let mut reading = Reading::new(request, stored, shown, reader, outcome);
+    reading.reader.attach_running();
     let (at, end) = reading.reader.range();
     if !content.is_filling() || !content.has_or_awaits(at) {
         let is_whole = end.is_none_or(|end| content.has(at, end));
         // It is made anew as a whole.
-        if !is_whole && shown.is_coded() {
+        if !is_whole && shown.is_coded() && !content.is_repeatable(at) {
             return Err(Undelivered::LookUpAgain);
         }
-        if !is_whole && !is_first_hand {
-            if stored.content.validator.is_none() {
+        if !is_whole && !is_first_hand && !shown.is_coded() {
+            if !stored.content.has_validator() {
                 request.worker.edge.unpublish(stored);
                 return Err(Undelivered::LookUpAgain);
             }
@@ -417,8 +431,8 @@ enum MultipartPiece {
     Range(Box<Reading>),
 }
 
-/// A body that is read for one client. Asks the origin for missing slices; most bodies have none. A
-/// coded form is made here, so its missing slices cannot be fetched.
+/// A body that is read for one client. Has missing slices fetched, or a coded form made again; most
+/// bodies have none.
 struct Reading {
     reader: Reader,
     stored: Arc<StoredResponse>,
@@ -429,7 +443,11 @@ struct Reading {
     /// A piece that was read ahead.
     first: Option<Bytes>,
     refills: u32,
+    /// Waits for a connection to the origin since the last piece.
+    waits: u32,
     has_begun: bool,
+    /// The client has a part of the body.
+    has_sent: bool,
 }
 
 impl Reading {
@@ -448,7 +466,9 @@ impl Reading {
             is_unshared: outcome.label == CacheStatus::Miss && !outcome.is_stored,
             first: None,
             refills: 0,
+            waits: 0,
             has_begun: false,
+            has_sent: false,
         }
     }
 
@@ -464,48 +484,135 @@ impl Reading {
             refill::seek_ahead(&self.origin_request(), &self.stored, at, end);
         }
         loop {
-            match self.reader.next().await {
+            let next = self.reader.next().await;
+            let failure = match next {
                 Next::Piece(piece) => {
-                    self.refills = 0;
+                    (self.refills, self.waits) = (0, 0);
+                    self.has_sent = true;
                     return Ok(Some(piece));
                 }
                 Next::End => return Ok(None),
-                Next::Failed(error) => self.may_refill(Some(error))?,
-                Next::Missing => self.may_refill(None)?,
-            }
+                Next::Failed(error) if self.may_wait(error).await => None,
+                Next::Failed(error) => Some(error),
+                Next::Missing => None,
+            };
+            self.may_refill(failure)?;
             self.refills += 1;
-            let (at, end) = self.reader.range();
-            let end = end.unwrap_or(at + 1);
-            refill::fetch_missing(&self.origin_request(), &self.stored, at, end, Pool::Pull)
-                .await?;
+            if let Err(error) = self.refill().await
+                && !self.may_wait(error).await
+            {
+                return Err(error);
+            }
         }
+    }
+
+    /// Whether a refill failed only because all connections to the origin were in use, and the client
+    /// has a part of the body: that part is of no use without the rest, so the next refill waits
+    /// again. Returns after a pause then.
+    async fn may_wait(&mut self, error: OriginError) -> bool {
+        let is_waiting = error == OriginError::ConnectionLimit
+            && self.has_sent
+            && self.waits < CONNECTION_WAITS_MAX;
+        if is_waiting {
+            self.waits += 1;
+            self.refills = 0;
+            tokio::time::sleep(CONNECTION_PAUSE).await;
+        }
+        is_waiting
     }
 
     /// Whether missing slices may be fetched; `failure` is why their fill ended.
     fn may_refill(&self, failure: Option<OriginError>) -> Result<(), OriginError> {
-        if self.is_coded {
+        let has_refills = self.refills < REFILLS_MAX;
+        let is_joinable = !self.is_coded && self.stored.content.has_validator();
+        if !is_joinable && !self.reader.is_repeatable() {
             return Err(failure.unwrap_or(OriginError::Incomplete));
         }
         // Another node takes the rest from the origin itself, within its own order.
-        if self.request.is_peer {
+        if self.request.is_peer && is_joinable {
             return Err(OriginError::BetweenBytesTimeout);
         }
-        let has_refills = self.refills < REFILLS_MAX;
         match failure {
             None if has_refills => Ok(()),
             None => Err(OriginError::Incomplete),
+            // The origin has another body by now. An encoder that was not flushed where the first
+            // one was gives other bytes once.
+            Some(OriginError::Unfit) if !self.is_coded => Err(OriginError::Unfit),
             Some(error) => {
-                let may_retry = has_refills
-                    && self.stored.content.validator.is_some()
-                    && self.request.target().take_retry();
+                let may_retry =
+                    has_refills && (self.is_coded || self.request.target().take_retry());
                 may_retry.then_some(()).ok_or(error)
             }
         }
     }
 
+    /// Has the missing bytes at the reader's offset brought, in the way in which they can be.
+    async fn refill(&mut self) -> Result<(), OriginError> {
+        let (at, end) = self.reader.range();
+        if self.is_coded {
+            return self.make_again(at).await;
+        }
+        let (origin, reader) = (self.origin_request(), &mut self.reader);
+        if !self.stored.content.has_validator() {
+            return refill::fetch_again(&origin, &self.stored, at, reader).await;
+        }
+        let end = end.unwrap_or(at + 1);
+        refill::fetch_missing(&origin, &self.stored, at, end, Pool::Pull, Some(reader)).await
+    }
+
+    /// Has the coded form made again for a reader that is behind.
+    async fn make_again(&mut self, at: u64) -> Result<(), OriginError> {
+        let form = self.reader.content().clone();
+        let recipe = form.recipe().filter(|recipe| recipe.is_exact());
+        let recipe = recipe.ok_or(OriginError::Incomplete)?;
+        let mut writer = match form.begin_again(at) {
+            BeginAgain::Found => return Ok(()),
+            BeginAgain::Unknown => return Err(OriginError::Incomplete),
+            BeginAgain::Busy(fill) => {
+                fill.ended().await;
+                return Ok(());
+            }
+            BeginAgain::New(writer) => writer,
+        };
+        self.reader.attach(writer.fill().clone());
+        let edge = self.request.worker.edge.clone();
+        writer.join(edge.forwards.fills.windows());
+
+        let identity = &self.stored.content;
+        let identity = Self {
+            reader: identity.reader(0, identity.length()),
+            stored: self.stored.clone(),
+            request: self.request.clone(),
+            is_coded: false,
+            is_unshared: self.is_unshared,
+            first: None,
+            refills: 0,
+            waits: 0,
+            has_begun: true,
+            has_sent: self.has_sent,
+        };
+        tokio::spawn(async move {
+            let permit = loop {
+                match edge.compressions.enter(recipe.coding) {
+                    Some(permit) => break permit,
+                    None if writer.has_readers() => tokio::time::sleep(CODER_PAUSE).await,
+                    None => return writer.fail(OriginError::GivenUp),
+                }
+            };
+            match ReadyCoder::replaying(permit, &recipe) {
+                Some(coder) => {
+                    let coder = coder.read(pieces(identity));
+                    repeat(writer, coded_pieces(coder)).await;
+                }
+                None => writer.fail(OriginError::Incomplete),
+            }
+        });
+        Ok(())
+    }
+
     /// The request for missing slices, which is made only where there are some.
     fn origin_request(&self) -> OriginRequest {
-        let vary = vary::names(&self.stored.fields).unwrap_or_default();
+        let vary = self.stored.vary_names();
         let policy = &self.request.site.cache;
         let which = match self.is_unshared {
             true => ClientFields::Storable,

@@ -44,7 +44,7 @@ pub(super) fn choose_form(request: &Request, stored: &StoredResponse) -> Form {
                     .usable_coded(number)
                     .is_none_or(|form| form.length().is_none())
         };
-        if compress::names_identity(&request.fields, &stored.fields) || is_costly_part() {
+        if compress::names_identity(&request.fields, &stored.fields()) || is_costly_part() {
             return Form::Identity;
         }
     }
@@ -118,7 +118,10 @@ pub(super) fn begin(request: &Request, stored: &StoredResponse, coding: Coding) 
 
 impl NewForm {
     /// Codes the body, whose pieces these are, as a task of its own.
-    pub(super) fn start(self, stored: &StoredResponse, pieces: Pieces) {
+    pub(super) fn start(mut self, request: &Request, stored: &StoredResponse, pieces: Pieces) {
+        self.writer
+            .join(request.worker.edge.forwards.fills.windows());
+        self.content.set_recipe(self.coder.recipe().clone());
         let job = Job::new(stored.content.clone(), self.coding, self.writer);
         tokio::spawn(job.run(self.coder.read(pieces)));
     }

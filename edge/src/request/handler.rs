@@ -19,7 +19,7 @@ use super::account::Accounted;
 use super::answer::{Answered, add_status_fields, client_failed, failed, plain};
 use super::check::{ClientConnection, Rejection, Request, check, check_challenge, check_health};
 use super::deliver::deliver;
-use super::hit::find;
+use super::hit::find_or_load;
 use super::miss::{Step, forward_or_follow};
 use super::pass::{pass, pass_conditional, pass_unsafe};
 use super::purge_request;
@@ -195,7 +195,7 @@ async fn look_up(request: &Request) -> Step {
     let mut turns = Turns::default();
     while turns.begin() {
         terms.has_waited = turns.has_waited();
-        let found = find(edge, request);
+        let found = find_or_load(edge, request).await;
         let facts = found.as_ref().map(|found| found.facts(edge));
         let decision = decide(&terms, facts.map_err(|reason| *reason));
         let stored = found.ok().map(|found| found.response);

@@ -24,11 +24,12 @@ use crate::access_log::EntryOfHit;
 use crate::body::Content;
 use crate::edge::{Edge, Worker};
 use crate::site::Site;
-use crate::store::Pool;
 use crate::stored::generations::PurgeState;
 use crate::stored::index::Variants;
+use crate::stored::load::load;
 use crate::stored::response::{CodedHead, StoredResponse};
 use nearcast_fleet::report::CacheStatus;
+use nearcast_store::Pool;
 
 /// The stored response that a request selects.
 pub(super) struct Found {
@@ -38,19 +39,15 @@ pub(super) struct Found {
 
 impl Found {
     /// Its facts, for the decision on the request.
-    pub(super) fn facts(&self, edge: &Edge) -> decide::Stored<'_> {
+    pub(super) fn facts(&self, edge: &Edge) -> decide::Stored {
         facts(edge, &self.response, self.is_soft_purged)
     }
 }
 
-fn facts<'a>(
-    edge: &Edge,
-    response: &'a StoredResponse,
-    is_soft_purged: bool,
-) -> decide::Stored<'a> {
+fn facts(edge: &Edge, response: &StoredResponse, is_soft_purged: bool) -> decide::Stored {
     decide::Stored {
-        freshness: &response.freshness,
-        requested_ms: response.requested_ms,
+        freshness: response.freshness(),
+        requested_ms: response.requested_ms(),
         is_soft_purged,
         is_unsynced: !edge.is_usable_unvalidated(response),
         is_awaited: response.content.is_awaited(),
@@ -62,22 +59,27 @@ fn facts<'a>(
 pub(super) fn is_soft_purged(edge: &Edge, response: &StoredResponse, url: &str) -> Option<bool> {
     match response.purge_state(&edge.generations) {
         PurgeState::Gone => None,
-        _ if *response.url != *url => None,
+        _ if !response.is_of(url) => None,
         state => Some(state == PurgeState::Soft),
     }
 }
 
 /// Whether a stored response can be used at any moment until then without a validation.
 pub(crate) fn is_usable_until(edge: &Edge, response: &StoredResponse, until_ms: u64) -> bool {
-    is_soft_purged(edge, response, &response.url)
+    is_soft_purged(edge, response, response.url())
         .is_some_and(|is_soft| facts(edge, response, is_soft).is_usable_until(until_ms))
 }
 
-/// Finds the stored response that a request selects, or why there is none.
+/// Finds the stored response in memory that a request selects, or why there is none.
 pub(super) fn find(edge: &Edge, request: &Request) -> Result<Found, ForwardReason> {
-    let Some(variants) = edge.index.variants(request.hash) else {
-        return Err(ForwardReason::UriMiss);
-    };
+    match edge.index.variants(request.hash) {
+        Some(variants) => select(edge, request, &variants),
+        None => Err(ForwardReason::UriMiss),
+    }
+}
+
+/// Selects the stored response for a request, or says why it selects none.
+fn select(edge: &Edge, request: &Request, variants: &Variants) -> Result<Found, ForwardReason> {
     let soft_purged = |response: &StoredResponse| is_soft_purged(edge, response, &request.url);
     let found = |response: &Arc<StoredResponse>, is_soft_purged| {
         response.note_used(request.began_ms);
@@ -98,14 +100,30 @@ pub(super) fn find(edge: &Edge, request: &Request) -> Result<Found, ForwardReaso
     }
     let selected = variants
         .selected(&request.fields, &request.keyed)
+        .into_iter()
         .filter_map(|r| Some((r, soft_purged(r)?)));
-    let newest = vary::newest(
-        selected.map(|(r, is_soft)| ((r, is_soft), &r.fields, r.freshness.received_ms)),
-    );
+    let newest =
+        vary::newest(selected.map(|(r, is_soft)| ((r, is_soft), r.date_s(), r.received_ms())));
     match newest {
         Some((response, is_soft_purged)) => Ok(found(response, is_soft_purged)),
         None if variants.iter().any(|r| soft_purged(r).is_some()) => Err(ForwardReason::VaryMiss),
         None => Err(ForwardReason::UriMiss),
+    }
+}
+
+/// The same, where necessary after it was read from disk.
+pub(super) async fn find_or_load(
+    edge: &Arc<Edge>,
+    request: &Request,
+) -> Result<Found, ForwardReason> {
+    let found = find(edge, request);
+    if found.is_ok() {
+        return found;
+    }
+    match load(edge, &request.url, request.hash).await {
+        Some(loaded) => find(edge, request).or_else(|_| select(edge, request, &loaded)),
+        // Another request may have read it meanwhile.
+        None => find(edge, request),
     }
 }
 
@@ -195,9 +213,18 @@ impl Hit {
     }
 
     /// `Strict-Transport-Security`: the site's, which may change at any time, or the origin's.
-    pub(crate) fn transport_security(&self) -> Option<&HeaderValue> {
-        let of_origin = || self.stored().fields.get(STRICT_TRANSPORT_SECURITY);
-        self.hsts.as_ref().or_else(of_origin)
+    pub(crate) fn transport_security(&self) -> Option<&[u8]> {
+        let of_origin = || self.stored().transport_security();
+        self.hsts
+            .as_ref()
+            .map(HeaderValue::as_bytes)
+            .or_else(of_origin)
+    }
+
+    /// The stored response, where this client gets it in its only form. Its lines are the lasting
+    /// fields then, but for those that each response of this cache has.
+    pub(crate) fn as_stored(&self) -> Option<&StoredResponse> {
+        matches!(self.form, HitForm::Only).then(|| self.stored())
     }
 
     /// The fields that are the same for every client at any time: all but `Age`, `Cache-Status` and
@@ -206,7 +233,7 @@ impl Hit {
         let stored = self.stored();
         let via = via.received(stored.version);
         let mut fields =
-            forward::stored(&stored.fields, None, stored.status == StatusCode::OK, via);
+            forward::stored(stored.fields(), None, stored.status == StatusCode::OK, via);
         fields.remove(AGE);
         fields.remove(STRICT_TRANSPORT_SECURITY);
         let (form, coded) = match &self.form {
@@ -221,19 +248,19 @@ impl Hit {
         fields
     }
 
-    /// Where HTTP/1 keeps these fields as it writes them.
-    pub(crate) fn http1_head(&self) -> &OnceLock<Box<[u8]>> {
+    /// Where HTTP/1 keeps these fields as it writes them, unless it writes them as they are stored.
+    pub(crate) fn http1_head(&self) -> Option<&OnceLock<Box<[u8]>>> {
         match &self.form {
-            HitForm::Only => &self.stored().http1_head,
-            HitForm::Identity => self.stored().varying_http1_head(),
-            HitForm::Coded { head, .. } => &head.http1,
+            HitForm::Only => None,
+            HitForm::Identity => Some(self.stored().varying_http1_head()),
+            HitForm::Coded { head, .. } => Some(&head.http1),
         }
     }
 
     /// Where HTTP/2 keeps these fields.
     pub(crate) fn http2_fields(&self) -> &OnceLock<Box<HeaderMap>> {
         match &self.form {
-            HitForm::Only => &self.stored().http2_fields,
+            HitForm::Only => self.stored().http2_fields(),
             HitForm::Identity => self.stored().varying_http2_fields(),
             HitForm::Coded { head, .. } => &head.http2,
         }
@@ -242,7 +269,7 @@ impl Hit {
     /// Where HTTP/3 keeps these fields, and the status before them, as it writes them.
     pub(crate) fn http3_fields(&self) -> &OnceLock<Box<[u8]>> {
         match &self.form {
-            HitForm::Only => &self.stored().http3_fields,
+            HitForm::Only => self.stored().http3_fields(),
             HitForm::Identity => self.stored().varying_http3_fields(),
             HitForm::Coded { head, .. } => &head.http3,
         }
@@ -260,7 +287,7 @@ pub(crate) fn try_hit<'a>(
     let began = Instant::now();
     let edge = &worker.edge;
     let sites = edge.sites.load();
-    client.with_last_host(request.host, &sites, |known| {
+    client.with_last_host(worker, request.host, &sites, |known| {
         let site = &known.site;
         let is_ordinary = may_be_own(edge, request.path)
             || request.has_directives && site.cache.obey_client
@@ -281,10 +308,7 @@ pub(crate) fn try_hit<'a>(
         let variants = edge.index.variants(hash)?;
         let [stored] = &variants[..] else { return None };
         let is_soft_purged = is_soft_purged(edge, stored, url)?;
-        if stored.content.is_filling()
-            || !stored.keyed.is_empty()
-            || !vary::matches_exactly(&stored.fields, &stored.selecting, request.fields.clone())
-        {
+        if stored.content.is_filling() || !stored.is_surely_selected(request.fields.clone()) {
             return None;
         }
 
@@ -305,15 +329,15 @@ pub(crate) fn try_hit<'a>(
         let body = content.whole_in_memory()?;
         content.body.touch();
         let size = stored.content.length().unwrap_or(0);
-        if stored.note_used(now.max(stored.freshness.received_ms)) {
+        if stored.note_used(now.max(stored.received_ms())) {
             stored.content.keep_in_memory();
-            stored.content.body.touch();
+            edge.store.note_use(&stored.content.body);
         }
 
         let took = account::count(worker, &site.counters, &outcome, stored.status, began);
         let sent = body.len() as u64;
         site.counters.sent(worker.number, outcome.label, sent);
-        worker.note_request(hash, &site.name, &stored.url, sent, size);
+        worker.note_request(hash, &site.name, stored.url(), sent, size);
         if sent > 0 && stored.content.body.pool() == Pool::Pushed {
             site.counters.pushed_hit(worker.number, sent);
         }

@@ -3,17 +3,15 @@
 //!
 //! Follows RFC 9111 sections 4 and 4.3.
 
-use std::sync::Arc;
-
 use http::header::{
     IF_MATCH, IF_MODIFIED_SINCE, IF_NONE_MATCH, IF_RANGE, IF_UNMODIFIED_SINCE, RANGE, SET_COOKIE,
 };
 use http::{HeaderName, Method, StatusCode};
 use nearcast_http_rules::decide::Sharing;
 use nearcast_http_rules::not_stored::NotStored;
+use nearcast_http_rules::range;
 use nearcast_http_rules::request_fields::UnkeyedFields;
 use nearcast_http_rules::status::{self, ForwardReason, Outcome, PROXY_STATUS};
-use nearcast_http_rules::{range, vary};
 
 use super::answer::{Answered, plain};
 use super::check::Request;
@@ -94,7 +92,7 @@ pub(super) async fn forward_or_follow(
     let is_shareable = match (sharing, &stale) {
         (Sharing::Unshared, _) => false,
         (Sharing::SharedIfVaried, Some(stale)) => {
-            unusual.are_varied_on(&vary::names(&stale.response.fields).unwrap_or_default())
+            unusual.are_varied_on(&stale.response.vary_names())
         }
         (Sharing::Shared | Sharing::SharedIfVaried, _) => true,
     };
@@ -157,7 +155,11 @@ async fn answer_forwarded(
                 forward_status: Some(received),
                 is_stored,
                 not_stored,
-                ttl: is_stored.then(|| response.freshness.ttl(request.worker.edge.clock.unix_ms())),
+                ttl: is_stored.then(|| {
+                    response
+                        .freshness()
+                        .ttl(request.worker.edge.clock.unix_ms())
+                }),
                 ..Outcome::forwarded(CacheStatus::Miss, reason)
             };
             let delivered = deliver_fill(request, &response, outcome, fill).await;
@@ -175,12 +177,12 @@ async fn answer_forwarded(
             let now = request.worker.edge.clock.unix_ms();
             let outcome = Outcome {
                 forward_status: Some(received),
-                ttl: Some(response.freshness.ttl(now)),
+                ttl: Some(response.freshness().ttl(now)),
                 is_stored: not_stored.is_none(),
                 not_stored,
                 ..Outcome::forwarded(CacheStatus::Revalidated, reason)
             };
-            let age = response.freshness.age(now);
+            let age = response.freshness().age(now);
             let delivered = deliver(request, &response, outcome, age).await;
             let answered = with_cookies(delivered.ok()?, cookies);
             Some(Step::Answer(answered))
@@ -285,9 +287,9 @@ async fn share_error(
 
 /// Whether another response is stored than was found before.
 fn has_changed(request: &Request, before: Option<&Stale>) -> bool {
+    // One that has left memory only has not changed.
     let now = find(&request.worker.edge, request).ok();
-    now.map(|found| Arc::as_ptr(&found.response))
-        != before.map(|stale| Arc::as_ptr(&stale.response))
+    now.is_some_and(|found| before.is_none_or(|stale| !found.response.is_same_as(&stale.response)))
 }
 
 /// An answer with the cookies that the origin sent for this client alone.

@@ -30,6 +30,7 @@ use crate::edge::Edge;
 use crate::origin::{ClientWaits, OriginBody, OriginError, OriginRequestBody};
 use crate::request_body::RequestBody;
 use crate::stored::generations::host_of;
+use crate::stored::load::disk_name;
 use crate::stored::response::StoredResponse;
 use nearcast_fleet::report::CacheStatus;
 
@@ -128,6 +129,8 @@ async fn try_pass(
 
     let (head, body) = response.into_parts();
     invalidate(request, head.status, &head.headers);
+    // The client may rely on the change from its answer on, even if this node fails then.
+    let _ = worker.edge.store.removals_recorded().await;
     let cause = cause.unwrap_or_else(|| why_passed(request, &head));
     site.note_not_stored(worker.number, &request.url, cause);
     let label = match reason {
@@ -149,8 +152,7 @@ fn note_failed(request: &Request, error: OriginError) {
     }
     if key::method_class(&request.method) == MethodClass::Unsafe && error.may_have_arrived() {
         let edge = &request.worker.edge;
-        edge.changes.note(request.hash);
-        drop_stored(edge, &request.url, |_| true);
+        drop_all(edge, &request.url);
     }
 }
 
@@ -277,8 +279,7 @@ fn invalidate(request: &Request, status: StatusCode, fields: &HeaderMap) {
         &without_own_port(&request.url, fields),
     );
     for url in &invalidation.urls {
-        edge.changes.note(edge.index.hash(url));
-        drop_stored(edge, url, |_| true);
+        drop_all(edge, url);
     }
     // A response that may be due to one client's own fields says nothing about the one that is
     // stored for all.
@@ -286,7 +287,7 @@ fn invalidate(request: &Request, status: StatusCode, fields: &HeaderMap) {
         drop_stored(edge, &request.url, |stored| {
             let length = stored.content.length();
             let says =
-                conditional::compare_head(stored.status, &stored.fields, length, status, fields);
+                conditional::compare_head(stored.status, &stored.fields(), length, status, fields);
             says == HeadComparison::Other && stored.is_selected(&request.fields, &request.keyed)
         });
     }
@@ -300,15 +301,16 @@ fn invalidate(request: &Request, status: StatusCode, fields: &HeaderMap) {
 /// response is visited, so this is not done on the thread that serves.
 fn invalidate_groups(edge: Arc<Edge>, origin: String, groups: Vec<Box<str>>) {
     for group in &groups {
-        edge.changes.note_group(&origin, group);
+        edge.changes
+            .note_group(&origin, group, edge.clock.unix_ms());
     }
     tokio::task::spawn_blocking(move || {
         let mut members = Vec::new();
         edge.index.for_each(|stored| {
-            let is_member = invalidate::groups(&stored.fields)
+            let is_member = invalidate::groups(&stored.fields())
                 .iter()
                 .any(|group| groups.contains(group));
-            if is_member && invalidate::origin_of(&stored.url) == origin {
+            if is_member && invalidate::origin_of(stored.url()) == origin {
                 members.push(stored.clone());
             }
         });
@@ -336,10 +338,17 @@ fn without_own_port(url: &str, fields: &HeaderMap) -> HeaderMap {
     fields
 }
 
+/// Removes all responses of a key, first from the disk: a request that reads one from there sees
+/// that it has gone.
+fn drop_all(edge: &Edge, url: &str) {
+    edge.changes.note(edge.index.hash(url));
+    edge.store.remove(&disk_name(url));
+    drop_stored(edge, url, |_| true);
+}
+
 fn drop_stored(edge: &Edge, url: &str, which: impl Fn(&StoredResponse) -> bool) {
     let hash = edge.index.hash(url);
-    for response in edge.index.remove(hash, |r| *r.url == *url && which(r)) {
-        response.retire();
-        response.content.discard();
+    for response in edge.index.remove(hash, |r| r.is_of(url) && which(r)) {
+        edge.unpublish(&response);
     }
 }

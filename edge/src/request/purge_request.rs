@@ -335,9 +335,12 @@ fn purged(answer: &Value) -> Response<ClientBody> {
     let member = |name: &str| answer[name].clone();
     let waits = answer["missing"].as_array().map_or(0, Vec::len)
         > answer["silent"].as_array().map_or(0, Vec::len);
-    let body = json!({
+    let mut body = json!({
         "revision": member("revision"), "complete": member("complete"), "responses": member("responses"), "missing": member("missing")
     });
+    if answer["at_least"] == true {
+        body["at_least"] = Value::Bool(true);
+    }
     respond(
         if waits {
             StatusCode::ACCEPTED
@@ -499,6 +502,7 @@ mod tests {
             |code: &str| format!("{{\"error\":{{\"code\":\"{code}\",\"message\":\"why\"}}}}");
         let table = [
             (200, r#"{"revision":7,"complete":true,"responses":2,"missing":[],"silent":[]}"#.to_owned(), 200, "\"revision\":7"),
+            (200, r#"{"revision":7,"complete":true,"responses":2,"at_least":true,"missing":[],"silent":[]}"#.to_owned(), 200, "{\"at_least\":true,"),
             (200, r#"{"revision":7,"complete":false,"responses":2,"missing":["a"],"silent":["a"]}"#.to_owned(), 200, "\"missing\":[\"a\"]"),
             (
                 200,

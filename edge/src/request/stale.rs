@@ -4,7 +4,6 @@
 //! Follows RFC 9111 section 4.2.4 and RFC 5861.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use http::header::{AUTHORIZATION, COOKIE, IF_RANGE};
@@ -13,7 +12,6 @@ use nearcast_http_rules::decide::{OnFailure, Validation};
 use nearcast_http_rules::request_fields::{self, UnkeyedFields};
 use nearcast_http_rules::reuse;
 use nearcast_http_rules::status::{ForwardReason, Outcome};
-use nearcast_http_rules::vary;
 use tokio::sync::oneshot;
 
 use super::answer::{Answered, failed, warn_of_origin};
@@ -62,7 +60,7 @@ impl Stale {
             return Some(("origin-unavailable", is_due));
         }
         let now = request.worker.edge.clock.unix_ms();
-        let (failing, is_due) = self.response.backoff.state(now)?;
+        let (failing, is_due) = self.response.known_backoff()?.state(now)?;
         Some((failing.detail(), is_due))
     }
 
@@ -72,6 +70,8 @@ impl Stale {
         match self.validation.on_failure {
             OnFailure::Fail => return None,
             OnFailure::Serve => return Some(false),
+            // It may have been invalidated, and nothing that arrives says whether it was.
+            OnFailure::ServeUnsynced if self.response.is_doubtful() => return None,
             OnFailure::ServeUnsynced => {}
         }
         let mut knowledge = edge.knowledge.subscribe();
@@ -79,7 +79,7 @@ impl Stale {
         let _ = tokio::time::timeout(KNOWLEDGE_WAIT_MAX, knowledge.wait_for(is_settled)).await;
         let now = *knowledge.borrow();
         // A purge that has arrived meanwhile counts.
-        is_soft_purged(edge, &self.response, &self.response.url)?;
+        is_soft_purged(edge, &self.response, self.response.url())?;
         match now {
             Knowledge::CaughtUp => self.validation.reuse.may_serve_on_error().then_some(false),
             // More purges will arrive, from the node's own copy or from control.
@@ -106,7 +106,7 @@ impl Stale {
         status: Option<StatusCode>,
     ) -> Option<Answered> {
         let now = request.worker.edge.clock.unix_ms();
-        let freshness = &self.response.freshness;
+        let freshness = self.response.freshness();
         let outcome = Outcome {
             is_unsynced,
             ttl: Some(freshness.ttl(now)),
@@ -209,7 +209,7 @@ impl Stale {
             revalidate_in_background(request, &self.response);
         } else {
             let now = request.worker.edge.clock.unix_ms();
-            self.response.backoff.note(failing, now);
+            self.response.backoff().note(failing, now);
         }
     }
 }
@@ -225,7 +225,7 @@ pub(super) fn has_distinct_fields(request: &Request) -> bool {
 
 /// Starts one validation in the background, unless one is under way.
 pub(super) fn revalidate_in_background(request: &Request, response: &Arc<StoredResponse>) {
-    if response.is_validating.swap(true, Ordering::Relaxed) {
+    if !response.begin_validating() {
         return;
     }
     let edge = &request.worker.edge;
@@ -236,13 +236,13 @@ pub(super) fn revalidate_in_background(request: &Request, response: &Arc<StoredR
         &request.keyed,
     );
     let Some(leader) = edge.forwards.lead(request.hash, requester.clone()) else {
-        response.is_validating.store(false, Ordering::Relaxed);
+        response.end_validating();
         return;
     };
 
     // It is for the stored response, not for the client that happened to ask, which is answered
     // without it.
-    let vary = vary::names(&response.fields).unwrap_or_default();
+    let vary = response.vary_names();
     let policy = &request.site.cache;
     let mut fields = match request_fields::is_oversized(&request.fields) {
         true => request_fields::selecting_only(&request.fields, policy, &vary),
@@ -270,10 +270,10 @@ async fn note_revalidated(response: Arc<StoredResponse>, forwarded: oneshot::Rec
         Ok(Forwarded::PassRequest) | Err(_) => Err(None),
     };
     match status {
-        Ok(status) if !reuse::is_error(status) => response.backoff.clear(),
-        Ok(_) => response.backoff.note(Failing::Status, now_unix_ms()),
-        Err(Some(failing)) => response.backoff.note(failing, now_unix_ms()),
+        Ok(status) if !reuse::is_error(status) => response.clear_backoff(),
+        Ok(_) => response.backoff().note(Failing::Status, now_unix_ms()),
+        Err(Some(failing)) => response.backoff().note(failing, now_unix_ms()),
         Err(None) => {}
     }
-    response.is_validating.store(false, Ordering::Relaxed);
+    response.end_validating();
 }

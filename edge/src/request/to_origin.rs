@@ -11,8 +11,8 @@ use super::check::Request;
 use crate::forward::{ForwardRequest, OriginRequest, Requester, WantedSlices};
 use crate::peer::{PEER, SCHEME};
 use crate::request_id::X_REQUEST_ID;
-use crate::store::Pool;
 use crate::stored::response::StoredResponse;
+use nearcast_store::Pool;
 
 /// The forward request for what a client asks, or for the validation of a stored response.
 pub(super) fn forward_request(
@@ -32,7 +32,7 @@ pub(super) fn forward_request(
         requester,
         has_stale: stale.is_some(),
         stale: stale
-            .filter(|stale| conditional::has_validator(&stale.fields))
+            .filter(|stale| conditional::has_validator(&stale.fields()))
             .cloned(),
         range: wanted_slices(request),
         pool: Pool::Pull,

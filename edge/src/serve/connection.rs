@@ -10,7 +10,7 @@ use tokio::net::TcpStream;
 
 use super::connections::ConnectionSlot;
 use super::handshake;
-use super::http1;
+use super::http1::{self, first::Begun};
 use super::http2;
 use super::server::turn_away;
 use super::transport::Transport;
@@ -29,6 +29,13 @@ pub(crate) struct ListenerKind {
     pub(crate) http3_port: Option<u16>,
 }
 
+impl ListenerKind {
+    /// Whether its connections begin with a request.
+    pub(super) fn is_plain(self) -> bool {
+        !self.is_tls && !self.has_proxy_header
+    }
+}
+
 /// A connection that was accepted and admitted.
 pub(super) struct Accepted {
     pub(super) stream: TcpStream,
@@ -37,6 +44,8 @@ pub(super) struct Accepted {
     pub(super) is_proxy: bool,
     pub(super) kind: ListenerKind,
     pub(super) slot: ConnectionSlot,
+    /// What was read of its first request, and what is left to write of the response.
+    pub(super) begun: Option<Box<Begun>>,
 }
 
 /// Serves one connection until either side ends it. `counted` is dropped after it.
@@ -64,6 +73,7 @@ pub(super) async fn serve<T>(
         is_proxy,
         kind,
         mut slot,
+        begun,
     } = accepted;
     let of_proxy = |client: ClientConnection| match is_proxy {
         true => client.through_proxy(),
@@ -88,7 +98,14 @@ pub(super) async fn serve<T>(
         (Transport::Plain(stream), client)
     };
     // So that connections of HTTP/2 do not keep room for it.
-    Box::pin(http1::serve(worker, transport, client, slot, ending)).await;
+    Box::pin(http1::serve(
+        worker,
+        transport,
+        client,
+        (slot, begun),
+        ending,
+    ))
+    .await;
 }
 
 /// Reads the header by which a trusted proxy names the connection's client, and counts the

@@ -1,6 +1,7 @@
 //! Listeners of one worker thread: accepting connections under a limit, and drain.
 
 use std::net::SocketAddr;
+use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -10,18 +11,26 @@ use http::{HeaderMap, HeaderValue};
 use nearcast_http_rules::status::{PROXY_STATUS, ProxyError};
 use nearcast_net::quic::WorkerSockets;
 use nearcast_net::shutdown::{self, Shutdown};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::io::unix::AsyncFd;
+use tokio::net::TcpStream;
 use tokio::sync::{Notify, watch};
 
 use super::connection::{self, Accepted, ListenerKind};
+use super::http1::first::{self, First};
 use super::http1::write::write_head;
 use super::quic::{self, QuicListener};
 use crate::edge::Worker;
 use crate::kernel;
 use crate::proxies::ProxyRefusal;
+use crate::request::check::ClientConnection;
 
 /// How long accepting pauses when the system has no more sockets.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+
+/// Connections that are accepted before the other tasks of the worker get a turn.
+const ACCEPTS_A_TURN: usize = 32;
+/// One connection of so many that wait together is asked for its round-trip time.
+const ROUND_TRIPS_OF: usize = 8;
 
 /// Counts the open connections of one worker, and wakes the drain when there are none.
 #[derive(Debug, Default)]
@@ -91,7 +100,7 @@ pub(crate) async fn serve(worker: Arc<Worker>, listeners: Vec<ClientListener>, d
             }
             Err(error) => tracing::error!(%error, "a socket for QUIC cannot be used"),
         }
-        match TcpListener::from_std(listener.socket) {
+        match kernel::wait_at(listener.socket) {
             Ok(socket) => accepting.push(tokio::spawn(accept(
                 worker.clone(),
                 socket,
@@ -133,29 +142,46 @@ pub(crate) async fn serve(worker: Arc<Worker>, listeners: Vec<ClientListener>, d
     quic::end(&endpoints).await;
 }
 
+/// Accepts connections without Tokio's own socket for them, as those that are answered at once
+/// never need to be registered with it.
 async fn accept(
     worker: Arc<Worker>,
-    listener: TcpListener,
+    listener: AsyncFd<std::net::TcpListener>,
     kind: ListenerKind,
     open: Arc<OpenConnections>,
     mut ending: Shutdown,
 ) {
+    let begin = |accepted, number: usize, ending: &Shutdown| {
+        let is_measured = number.is_multiple_of(ROUND_TRIPS_OF);
+        begin(&worker, accepted, kind, is_measured, &open, ending);
+    };
     loop {
-        let accepted = tokio::select! {
+        let ready = tokio::select! {
             biased;
-            accepted = listener.accept() => accepted,
+            ready = listener.readable() => ready,
             () = ending.requested() => break,
         };
-        match accepted {
-            Ok((stream, address)) => {
-                begin(&worker, (stream, address), kind, &open, &ending);
+        let mut error = ready.as_ref().err().map(|error| error.kind().into());
+        if let Ok(mut ready) = ready {
+            for number in 0..ACCEPTS_A_TURN {
+                match ready.try_io(|listener| kernel::accept(listener.get_ref())) {
+                    Ok(Ok(accepted)) => begin(accepted, number, &ending),
+                    Ok(Err(failed)) if is_of_one_connection(&failed) => {}
+                    Ok(Err(failed)) => {
+                        error = Some(failed);
+                        break;
+                    }
+                    Err(_) => break,
+                }
+                // Connections that are being closed get a turn.
                 if worker.edge.connections.are_slots_scarce() {
-                    // Connections that are being closed get a turn.
-                    tokio::task::yield_now().await;
+                    break;
                 }
             }
-            Err(error) if is_of_one_connection(&error) => {}
-            Err(error) => {
+        }
+        match error {
+            None => tokio::task::yield_now().await,
+            Some(error) => {
                 tracing::debug!(%error, "cannot accept connections; trying again");
                 worker.edge.connections.note_no_files();
                 tokio::time::sleep(ACCEPT_PAUSE).await;
@@ -163,9 +189,8 @@ async fn accept(
         }
     }
     // Connections in the queue would be reset with the listener: they are served first.
-    while let Some(Ok((stream, address))) = futures_util::FutureExt::now_or_never(listener.accept())
-    {
-        begin(&worker, (stream, address), kind, &open, &ending);
+    while let Ok(accepted) = kernel::accept(listener.get_ref()) {
+        begin(accepted, 0, &ending);
     }
 }
 
@@ -179,8 +204,9 @@ fn is_of_one_connection(error: &std::io::Error) -> bool {
 
 fn begin(
     worker: &Arc<Worker>,
-    (stream, address): (TcpStream, SocketAddr),
+    (stream, address): (std::net::TcpStream, SocketAddr),
     kind: ListenerKind,
+    is_measured: bool,
     open: &Arc<OpenConnections>,
     ending: &Shutdown,
 ) {
@@ -200,18 +226,34 @@ fn begin(
         Ok(slot) => slot,
         Err(_) => return turn_away(&edge.name, &stream),
     };
-    let counted = OpenConnection::new(open);
-    let _ = stream.set_nodelay(true);
     // The time to a proxy says nothing about its clients.
-    if !is_proxy && let Some(round_trip) = kernel::round_trip(&stream) {
+    if is_measured
+        && !is_proxy
+        && let Some(round_trip) = kernel::round_trip(&stream)
+    {
         worker.note_round_trip(client, round_trip);
     }
+    // A client that wants one response often sends its request with the end of its handshake.
+    let mut begun = None;
+    if kind.is_plain() && !is_proxy {
+        match first::answer(worker, ClientConnection::new(client, "http"), &stream) {
+            First::Ended => return,
+            First::Begun(first) => begun = first,
+        }
+    }
+
+    let stream = match TcpStream::from_std(stream) {
+        Ok(stream) => stream,
+        Err(error) => return tracing::debug!(%error, "a connection is closed"),
+    };
+    let counted = OpenConnection::new(open);
     let accepted = Accepted {
         stream,
         address: client,
         is_proxy,
         kind,
         slot,
+        begun,
     };
     // Spawned as it is: a block around it would reserve memory for it twice.
     tokio::spawn(connection::serve(
@@ -224,7 +266,7 @@ fn begin(
 
 /// Answers a connection that is refused with the reason, as far as that can be sent at once without
 /// waiting.
-pub(super) fn turn_away(name: &str, stream: &TcpStream) {
+pub(super) fn turn_away(name: &str, stream: &impl AsFd) {
     let mut head = Vec::with_capacity(256);
     let error = ProxyError::ConnectionLimitReached;
     let reason = "too many connections are open; try again\n";

@@ -35,6 +35,9 @@ pub(super) struct ClientSocket {
     phase: Arc<Phase>,
     limits: Arc<ClientLimits>,
     is_idle: bool,
+    /// A head has begun, and the time for it has not: that begins with the first wait for the rest of
+    /// the head, which most heads never need, so that they cost no reading of the clock.
+    is_head_new: bool,
     deadline: Instant,
     timer: Pin<Box<Sleep>>,
     write_stall: Option<Pin<Box<Sleep>>>,
@@ -61,6 +64,7 @@ impl ClientSocket {
             phase,
             limits,
             is_idle: false,
+            is_head_new: false,
             deadline,
             timer: Box::pin(tokio::time::sleep_until(deadline)),
             write_stall: None,
@@ -70,6 +74,12 @@ impl ClientSocket {
 
     pub(super) fn is_tls(&self) -> bool {
         self.stream.is_tls()
+    }
+
+    /// Waits until the runtime knows that the socket takes bytes, or has failed.
+    pub(super) async fn writable(&self) {
+        // A failure shows with the next write, too.
+        let _ = self.stream.tcp().writable().await;
     }
 
     /// Gives the connection to another protocol, with what it is doing.
@@ -144,7 +154,7 @@ impl ClientSocket {
         if self.phase.waiting() == Waiting::Idle {
             self.phase.head_began();
             self.is_idle = false;
-            self.deadline = Instant::now() + self.limits.head_timeout;
+            self.is_head_new = true;
         }
     }
 
@@ -179,6 +189,10 @@ impl ClientSocket {
         if waiting == Waiting::Response {
             return Poll::Pending;
         }
+        if waiting == Waiting::Head && self.is_head_new {
+            self.deadline = Instant::now() + self.limits.head_timeout;
+        }
+        self.is_head_new = false;
         if waiting == Waiting::Idle && !self.is_idle {
             self.is_idle = true;
             let now = Instant::now();

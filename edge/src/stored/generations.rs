@@ -18,10 +18,11 @@ use nearcast_http_rules::key::Host;
 use parking_lot::RwLock;
 use xxhash_rust::xxh3::xxh3_128_with_seed;
 
-/// Largest number of scopes in the table. Beyond it, the older half is replaced by a floor: a
-/// response requested before the floor counts as purged. Stored responses are checked before that,
-/// see [`Generations::compact`].
-const SCOPES_MAX: usize = 65_536;
+/// Largest number of scopes in the table: as many as the journal keeps, so that a start forgets none.
+/// Beyond it, the older half is replaced by a floor: a response requested before the floor counts as
+/// purged. Stored responses in memory are checked before that, see [`Generations::compact`]; those on
+/// disk only are fetched again.
+const SCOPES_MAX: usize = 262_144;
 
 /// Whether a purge covers a stored response.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -616,7 +617,7 @@ mod tests {
     #[test]
     fn a_scope_takes_the_same_room_however_long_it_is() {
         assert!(
-            SCOPES_MAX * size_of::<(ScopeHash, Marks)>() < 4 << 20,
+            SCOPES_MAX * size_of::<(ScopeHash, Marks)>() < 16 << 20,
             "a full table, but for the room that maps keep free"
         );
         let generations = Generations::default();

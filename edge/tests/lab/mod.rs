@@ -351,6 +351,11 @@ impl Edge {
             .sum()
     }
 
+    /// Bytes of memory that stored responses take, without those that are kept for others.
+    pub(crate) fn memory_used(&self) -> f64 {
+        self.metric("nearcast_edge_memory_bytes") - self.metric("nearcast_edge_memory_unused_bytes")
+    }
+
     /// Asks for shutdown without waiting.
     pub(crate) fn begin_stop(&self) {
         if let Some(trigger) = &self.trigger {

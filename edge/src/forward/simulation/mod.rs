@@ -237,7 +237,7 @@ impl World {
                 .as_ref()
                 .map_err(|reason| *reason)
                 .map(|entry| Stored {
-                    freshness: &entry.freshness,
+                    freshness: entry.freshness,
                     requested_ms: entry.requested_ms,
                     is_soft_purged: false,
                     is_unsynced: false,

@@ -41,7 +41,7 @@ impl Kind {
             (&["x-unusual: 1"], None),
             (&[&long], None),
         ];
-        let index = Index::new(1 << 20);
+        let index = Index::new();
         table
             .into_iter()
             .map(|(lines, language)| {

@@ -40,6 +40,16 @@ pub(super) enum Parsed<'a> {
     Other,
 }
 
+/// Whether a line ends with LF alone, which the parser accepts; it rejects a bare CR (RFC 9112 section
+/// 2.2). Without a branch, so that the compiler looks at many bytes at once.
+fn has_bare_lf(head: &[u8]) -> bool {
+    let pairs = head.iter().zip(head.get(1..).unwrap_or_default());
+    let found = pairs.fold(0, |found, (before, byte)| {
+        found | (u8::from(*byte == b'\n') & u8::from(*before != b'\r'))
+    });
+    found != 0 || head.first() == Some(&b'\n')
+}
+
 /// For fuzz targets: the length of the head that [`Head::parse`] accepts, and whether it makes a
 /// request.
 pub fn fuzz_head(input: &[u8], limits: &ClientLimits) -> Option<(usize, bool)> {
@@ -66,12 +76,9 @@ impl<'a> Head<'a> {
         else {
             return Parsed::Other;
         };
-        // The parser accepts a bare LF as a line's end, and rejects a bare CR (RFC 9112 section
-        // 2.2).
         let is_too_large =
             length > limits.head_bytes_max || request.headers.len() > limits.fields_max;
-        let count = |byte: u8| input[..length].iter().filter(|b| **b == byte).count();
-        if !target.starts_with('/') || is_too_large || count(b'\n') != count(b'\r') {
+        if !target.starts_with('/') || is_too_large || has_bare_lf(&input[..length]) {
             return Parsed::Other;
         }
 
@@ -227,6 +234,18 @@ mod tests {
     fn parsed<T>(input: &[u8], look: impl FnOnce(Parsed<'_>) -> T) -> T {
         let mut fields = [const { MaybeUninit::uninit() }; FIELDS_MAX];
         look(Head::parse(input, &mut fields, &ClientLimits::default()))
+    }
+
+    #[test]
+    fn a_bare_lf_is_found_wherever_it_is() {
+        let head =
+            b"GET / HTTP/1.1\r\nHost: a.test\r\nAccept: */*\r\nUser-Agent: something\r\n\r\n";
+        assert!(!has_bare_lf(head) && !has_bare_lf(b"") && !has_bare_lf(b"a"));
+        for at in (0..head.len()).filter(|at| *at == 0 || head[at - 1] != b'\r') {
+            let mut head = head.to_vec();
+            head[at] = b'\n';
+            assert!(has_bare_lf(&head), "{at}");
+        }
     }
 
     #[test]

@@ -82,6 +82,7 @@ pub(super) async fn serve_requests(
             url: String::new(),
             interims,
             is_fresh: false,
+            unwritten: None,
         }));
     }
     if let Some(refusal) = socket.take_refusal() {

@@ -7,6 +7,7 @@
 //!
 //! Follows RFC 9112 sections 3 (request line), 6 (framing) and 9 (connections).
 
+pub(super) mod first;
 pub(crate) mod head;
 pub mod judge;
 mod library;
@@ -26,6 +27,7 @@ use http::{Method, Request, Response};
 use http_body::Body;
 use nearcast_net::shutdown::Shutdown;
 
+use self::first::Begun;
 use self::head::{FIELDS_MAX, Head, Parsed};
 use self::judge::{BodyEnd, Judged, Refusal, judge, websocket_request};
 use self::write::{
@@ -53,12 +55,12 @@ const HEAD_BYTES_TYPICAL: usize = 2048;
 /// Bytes of the preface of HTTP/2 that look like the head of a request.
 const PREFACE_HEAD_BYTES: usize = "PRI * HTTP/2.0\r\n\r\n".len();
 
-/// Serves one connection until either side ends it.
+/// Serves one connection until either side ends it. `begun` is what happened to it before.
 pub(in crate::serve) async fn serve(
     worker: Arc<Worker>,
     transport: Transport,
     client: ClientConnection,
-    slot: ConnectionSlot,
+    (slot, begun): (ConnectionSlot, Option<Box<Begun>>),
     ending: Shutdown,
 ) {
     let phase = Arc::new(Phase::default());
@@ -74,11 +76,20 @@ pub(in crate::serve) async fn serve(
         url: String::new(),
         interims: None,
         is_fresh: true,
+        unwritten: None,
     };
+    if let Some(begun) = begun {
+        // Nothing was written yet, so this takes one look of the runtime at the socket. The HTTP
+        // library needs it: it takes a connection for done whose last response is not written.
+        if begun.unwritten.is_none() {
+            connection.socket.writable().await;
+        }
+        connection.resume(*begun);
+    }
     // Boxes, so that the many connections that never come there reserve no memory for it.
     let ended: Result<(), Box<dyn std::error::Error + Send + Sync>> = loop {
         break match connection.serve_requests(ending.clone()).await {
-            Ok(Ended::Idle) => {
+            Ok(Ended::Idle | Ended::Closed) => {
                 connection.socket.close_idle();
                 Ok(())
             }
@@ -141,6 +152,8 @@ struct Connection {
     interims: Option<Arc<Interims>>,
     /// No request came yet.
     is_fresh: bool,
+    /// The rest of a last response's body, to be written behind the output.
+    unwritten: Option<Bytes>,
 }
 
 /// How the requests that are read here ended.
@@ -149,6 +162,8 @@ enum Ended {
     Idle,
     /// With a response, after which the client may still send.
     Answered,
+    /// With a response, after which the client sends nothing.
+    Closed,
     /// The HTTP library reads the next request.
     Library,
     /// The client speaks HTTP/2.
@@ -163,6 +178,8 @@ enum Received {
     Hit {
         body: Bytes,
         is_last: bool,
+        /// The client asked for the end, and has sent nothing behind the request.
+        is_end: bool,
     },
     Request {
         request: Box<Request<Option<RequestBody>>>,
@@ -177,6 +194,8 @@ enum Step {
     Next,
     /// The connection ends with the response, which was written.
     Last,
+    /// The same, and the client sends nothing more.
+    Closed,
     Incomplete,
     Library,
     Http2,
@@ -206,8 +225,23 @@ impl Connection {
         socket.end(ending).await
     }
 
+    /// Goes on with what was read before.
+    fn resume(&mut self, begun: Begun) {
+        self.client = begun.client;
+        self.input = begun.input;
+        self.socket.note_read(self.input.len());
+        self.output = begun.output;
+        self.unwritten = begun.unwritten;
+    }
+
     /// Reads and answers requests until the connection ends or the HTTP library takes over.
     async fn serve_requests(&mut self, mut ending: Shutdown) -> io::Result<Ended> {
+        if let Some(body) = self.unwritten.take() {
+            self.phase.request_began();
+            write(&mut self.socket, &mut self.output, &body, &[]).await?;
+            self.phase.request_ended();
+            return Ok(Ended::Closed);
+        }
         let mut ending = pin!(close_idle(&mut ending).fuse());
         // Bytes of the head that were searched for its end.
         let mut searched = 0;
@@ -222,6 +256,7 @@ impl Connection {
                         continue;
                     }
                     Step::Last => return Ok(Ended::Answered),
+                    Step::Closed => return Ok(Ended::Closed),
                     Step::Library => return Ok(Ended::Library),
                     Step::Http2 => return Ok(Ended::Http2),
                     Step::Refused(refusal) => return Ok(Ended::Refused(refusal)),
@@ -269,10 +304,17 @@ impl Connection {
         let (request, is_last) = match self.take_request() {
             Received::Incomplete => return Ok(Step::Incomplete),
             Received::Other => return self.answer_other().await,
-            Received::Hit { body, is_last } => {
+            Received::Hit {
+                body,
+                is_last,
+                is_end,
+            } => {
                 write(&mut self.socket, &mut self.output, &body, &[]).await?;
                 self.phase.request_ended();
-                return Ok(Step::after_response(true, is_last));
+                return Ok(match is_end {
+                    true => Step::Closed,
+                    false => Step::after_response(true, is_last),
+                });
             }
             Received::Request { request, is_last } => (request, is_last),
         };
@@ -306,6 +348,7 @@ impl Connection {
                 Received::Hit {
                     body: hit.body,
                     is_last,
+                    is_end: head.is_last && self.input.len() == length && !self.socket.is_tls(),
                 }
             }
             None => match head.to_request() {

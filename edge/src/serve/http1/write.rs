@@ -7,10 +7,11 @@ use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::task::{Poll, ready};
 
-use http::header::{CONNECTION, CONTENT_LENGTH, DATE, TRANSFER_ENCODING};
+use http::header::{ACCEPT_RANGES, AGE, CONNECTION, CONTENT_LENGTH, DATE, TRANSFER_ENCODING, VIA};
 use http::{HeaderMap, HeaderValue, StatusCode};
 use http_body::Body;
 use nearcast_fleet::clock::now_unix_s;
+use nearcast_http_rules::forward::Via;
 use nearcast_http_rules::https::{ALT_SVC, STRICT_TRANSPORT_SECURITY};
 use nearcast_http_rules::{dates, structured};
 use tokio::io::AsyncWrite;
@@ -20,6 +21,8 @@ use crate::edge::Edge;
 use crate::request::check::ClientConnection;
 use crate::request::hit::Hit;
 use crate::serve::socket::ClientSocket;
+use crate::stored::head::Value;
+use crate::stored::response::StoredResponse;
 
 /// A body up to this length is copied behind its head: that costs less than a second piece to
 /// write.
@@ -73,13 +76,52 @@ pub(super) fn frame(
 
 /// Appends a status line and fields, without the empty line after them.
 pub(in crate::serve) fn write_head(output: &mut Vec<u8>, status: StatusCode, fields: &HeaderMap) {
+    write_status(output, status);
+    for (name, value) in fields {
+        write_field(output, name.as_str(), value.as_bytes());
+    }
+}
+
+fn write_status(output: &mut Vec<u8>, status: StatusCode) {
     output.extend_from_slice(b"HTTP/1.1 ");
     output.extend_from_slice(status.as_str().as_bytes());
     output.push(b' ');
     output.extend_from_slice(status.canonical_reason().unwrap_or_default().as_bytes());
     output.extend_from_slice(b"\r\n");
-    for (name, value) in fields {
-        write_field(output, name.as_str(), value.as_bytes());
+}
+
+/// Appends the same as [`write_head`] with [`Hit::lasting_fields`], from the lines of a stored
+/// response that has one form. Allocates nothing.
+fn write_stored_head(output: &mut Vec<u8>, stored: &StoredResponse, via: &Via, length: usize) {
+    write_status(output, stored.status);
+    let mut has_ranges = false;
+    for (name, value) in stored.lines() {
+        if name == AGE.as_str() || name == STRICT_TRANSPORT_SECURITY.as_str() {
+            continue;
+        }
+        has_ranges |= name == ACCEPT_RANGES.as_str();
+        match value {
+            Value::Text(text) => write_field(output, name, text),
+            Value::Date(seconds) => {
+                output.extend_from_slice(name.as_bytes());
+                output.extend_from_slice(b": ");
+                dates::write_date(seconds, output);
+                output.extend_from_slice(b"\r\n");
+            }
+        }
+    }
+    if stored.status == StatusCode::OK && !has_ranges {
+        write_field(output, ACCEPT_RANGES.as_str(), b"bytes");
+    }
+    write_field(
+        output,
+        VIA.as_str(),
+        via.received(stored.version).as_bytes(),
+    );
+    if stored.status != StatusCode::NO_CONTENT {
+        output.extend_from_slice(b"content-length: ");
+        structured::write_integer(length.try_into().unwrap_or(i64::MAX), output);
+        output.extend_from_slice(b"\r\n");
     }
 }
 
@@ -91,14 +133,17 @@ pub(super) fn write_hit_head(
     edge: &Edge,
     client: &ClientConnection,
 ) {
-    let head = hit.http1_head().get_or_init(|| {
-        let mut head = Vec::with_capacity(512);
-        write_head(&mut head, hit.status(), &hit.lasting_fields(&edge.via));
-        head.into()
-    });
-    output.extend_from_slice(head);
+    match (hit.http1_head(), hit.as_stored()) {
+        (Some(slot), _) => output.extend_from_slice(slot.get_or_init(|| {
+            let mut head = Vec::with_capacity(512);
+            write_head(&mut head, hit.status(), &hit.lasting_fields(&edge.via));
+            head.into()
+        })),
+        (None, Some(stored)) => write_stored_head(output, stored, &edge.via, hit.body.len()),
+        (None, None) => {}
+    }
     if let Some(value) = hit.transport_security() {
-        write_field(output, STRICT_TRANSPORT_SECURITY.as_str(), value.as_bytes());
+        write_field(output, STRICT_TRANSPORT_SECURITY.as_str(), value);
     }
     if let Some(value) = client.alternative(edge) {
         write_field(output, ALT_SVC.as_str(), value.as_bytes());

@@ -128,8 +128,8 @@ impl Requests {
             Box::new(fields)
         });
         let mut fields = (**lasting).clone();
-        if let Some(value) = hit.transport_security() {
-            fields.insert(STRICT_TRANSPORT_SECURITY, value.clone());
+        if let Some(Ok(value)) = hit.transport_security().map(HeaderValue::from_bytes) {
+            fields.insert(STRICT_TRANSPORT_SECURITY, value);
         }
         if let Some(value) = self.client.alternative(edge) {
             fields.insert(ALT_SVC, value.clone());

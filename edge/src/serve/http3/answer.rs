@@ -318,7 +318,7 @@ fn write_hit(context: &Context, buffers: &mut Buffers, hit: &Hit) -> Bytes {
     let Buffers { fields, value, .. } = buffers;
     fields.clear();
     if let Some(value) = hit.transport_security() {
-        encode::write_field(fields, STRICT_TRANSPORT_SECURITY.as_str(), value.as_bytes());
+        encode::write_field(fields, STRICT_TRANSPORT_SECURITY.as_str(), value);
     }
     value.clear();
     structured::write_integer(hit.age.try_into().unwrap_or(i64::MAX), value);
