@@ -354,7 +354,7 @@ function drawPurges() {
     const all = p.scopes.map(scopeText).join(', ') + (p.scopes_total > p.scopes.length ? ', …' : '');
     const nodes = p.missing.length ? `${p.nodes.length} of ${p.nodes.length + p.missing.length}` : `${p.nodes.length}`;
     return el('tr', { 'data-key': p.revision }, el('td', { class: 'break', title: more ? all : '' }, el('span', { class: 'tag' }, p.scope.by.replace('_', ' ') + (p.soft ? ', soft' : '')), ' ', p.scope.by === 'all' ? '' : scopeText(p.scope), more),
-      el('td', {}, Show.time(p.accepted_unix_ms)), el('td', { class: 'n' }, Show.number(p.responses)), el('td', { class: 'n', title: p.missing.length ? 'not confirmed: ' + p.missing.join(', ') : '' }, nodes),
+      el('td', {}, Show.time(p.accepted_unix_ms)), el('td', { class: 'n' }, (p.at_least ? '≥ ' : '') + Show.number(p.responses)), el('td', { class: 'n', title: p.missing.length ? 'not confirmed: ' + p.missing.join(', ') : '' }, nodes),
       el('td', { class: 'n' }, p.complete ? Show.ms(p.completed_unix_ms - p.accepted_unix_ms) : el('span', { class: 'tag warn' }, `waits for ${p.missing.join(', ')}`)));
   });
   if (!rows.length) rows.push(el('tr', {}, el('td', { colspan: 5, class: 'empty' }, 'No purges yet.')));
@@ -591,10 +591,11 @@ function confirmAll(soft) {
 
 const purgeText = (p) => {
   const took = `complete after ${Show.ms(p.completed_unix_ms - p.accepted_unix_ms)}.`;
-  const notes = p.responses ? '' : p.notes.map((note) => ` Note: ${note}.`).join('');
+  const covered = p.responses || p.at_least;
+  const notes = covered ? '' : p.notes.map((note) => ` Note: ${note}.`).join('');
   if (!p.complete) return `Accepted as revision ${p.revision}; ${p.missing.join(', ')} did not confirm yet.${notes}`;
   const edges = Show.count(p.nodes.length, 'edge');
-  return (p.responses ? `${Show.count(p.responses, 'response')} on ${edges}; ${took}` : `No stored response matched on ${edges}; ${took}`) + notes;
+  return (covered ? `${p.at_least ? 'At least ' : ''}${Show.count(p.responses, 'response')} on ${edges}; ${took}` : `No stored response matched on ${edges}; ${took}`) + notes;
 };
 
 $('purge').addEventListener('change', drawPurges);

@@ -153,12 +153,20 @@ fn summary(answer: &Value, soft: bool, wait: Duration) -> String {
     }
     let count = number(&answer["responses"]) as usize;
     let responses = text::plural(count, "response");
+    // An edge does not read all that it has on disk to count it.
+    let least = if answer["at_least"] == true {
+        "at least "
+    } else {
+        ""
+    };
     let verb = if soft { "to be validated" } else { "forgotten" };
     let edges = text::plural(nodes.len(), "edge");
     let mut text = match (nodes.len(), count) {
         (0, _) => format!("revision {revision}: accepted, and no edge has confirmed it"),
-        (_, 0) => format!("revision {revision}: nothing that it covers was stored on {edges}"),
-        _ => format!("revision {revision}: {responses} {verb} on {edges}"),
+        (_, 0) if least.is_empty() => {
+            format!("revision {revision}: nothing that it covers was stored on {edges}")
+        }
+        _ => format!("revision {revision}: {least}{responses} {verb} on {edges}"),
     };
     let took = number(&answer["completed_unix_ms"]) - number(&answer["accepted_unix_ms"]);
     if is_complete {
@@ -178,7 +186,7 @@ fn summary(answer: &Value, soft: bool, wait: Duration) -> String {
             .collect();
         text.push_str(&format!("; not confirmed by {}\n", named.join(", ")));
     }
-    if count == 0 {
+    if count == 0 && least.is_empty() {
         push_notes(answer, &mut text);
     }
     let rows: Vec<Vec<String>> = nodes
@@ -187,7 +195,11 @@ fn summary(answer: &Value, soft: bool, wait: Duration) -> String {
             let after = number(&n["effective_unix_ms"]) - number(&answer["accepted_unix_ms"]);
             vec![
                 string(&n["node"]),
-                format!("{:.0}", number(&n["responses"])),
+                format!(
+                    "{}{:.0}",
+                    if n["at_least"] == true { "≥ " } else { "" },
+                    number(&n["responses"])
+                ),
                 format!("{:.0} ms", after.max(0.0)),
             ]
         })
@@ -234,6 +246,25 @@ mod tests {
         assert!(
             summary(&answer, true, WAIT)
                 .contains("to be validated on 1 edge; not confirmed by nyc-2\n")
+        );
+    }
+
+    #[test]
+    fn a_count_that_may_be_too_small_says_so() {
+        let answer = json!({
+            "revision": 12, "accepted_unix_ms": 1000, "complete": true, "completed_unix_ms": 1093,
+            "responses": 0, "at_least": true, "missing": [], "notes": ["odd"],
+            "nodes": [{"node": "ams-1", "responses": 0, "at_least": true, "effective_unix_ms": 1050}]
+        });
+        let whole = summary(&answer, false, WAIT);
+        assert!(
+            whole.starts_with("revision 12: at least 0 responses forgotten on 1 edge; complete"),
+            "{whole}"
+        );
+        assert!(whole.contains("ams-1        ≥ 0  50 ms"), "{whole}");
+        assert!(
+            !whole.contains("odd"),
+            "a note explains why nothing is covered"
         );
     }
 

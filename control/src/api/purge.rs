@@ -154,7 +154,7 @@ async fn carry_out(
         state.events.add(now_unix_ms(), [new_event]);
     }
     answer.notes = notes;
-    if answer.complete && answer.responses == 0 {
+    if answer.complete && answer.responses == 0 && !answer.at_least {
         answer.notes.extend(scheme_note);
     }
     if !waiter.waits() && !wait.is_zero() {

@@ -302,6 +302,7 @@ mod tests {
                 .map(|revision| PurgeProgress {
                     revision,
                     responses: u64::MAX,
+                    at_least: true,
                     effective_unix_ms: u64::MAX,
                 })
                 .collect(),

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use nearcast_fleet::change::Purge;
-use nearcast_fleet::report::EdgeReport;
+use nearcast_fleet::report::{EdgeReport, PurgeProgress};
 use serde::{Deserialize, Serialize};
 
 use crate::event::{Level, NewEvent, count};
@@ -13,6 +13,16 @@ use crate::views::{self, Scope};
 const SCOPES_SHOWN_MAX: usize = 16;
 /// Scopes of one purge that a sentence names.
 const SCOPES_NAMED_MAX: usize = 3;
+
+/// What an edge says of a purge.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Confirmation {
+    /// Responses covered.
+    pub(super) responses: u64,
+    pub(super) at_unix_ms: u64,
+    /// Whether there may have been more.
+    pub(super) is_at_least: bool,
+}
 
 /// A purge and everything known about it.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -26,6 +36,9 @@ pub(crate) struct PurgeRecord {
     pub(super) soft: bool,
     /// By edge: responses covered, and time of the confirmation.
     pub(super) confirmed: BTreeMap<String, (u64, u64)>,
+    /// Edges that may have had more responses than they say.
+    #[serde(default)]
+    pub(super) at_least: BTreeSet<String>,
     /// Edges that have once reported a later revision without a count.
     #[serde(default)]
     pub(super) passed: BTreeSet<String>,
@@ -58,6 +71,7 @@ impl PurgeRecord {
             scopes_total: scopes.len(),
             soft: purge.soft,
             confirmed: BTreeMap::new(),
+            at_least: BTreeSet::new(),
             passed: BTreeSet::new(),
             received: BTreeSet::new(),
             completed_unix_ms: 0,
@@ -66,29 +80,58 @@ impl PurgeRecord {
         }
     }
 
-    /// Applies an edge's report with its count for this purge: responses and time. Returns the
-    /// confirmation when it is new or has changed.
+    /// Applies an edge's report with its count for this purge. Returns the confirmation when it is
+    /// new or has changed.
     pub(super) fn confirm(
         &mut self,
         report: &EdgeReport,
-        count: Option<(u64, u64)>,
+        count: Option<&PurgeProgress>,
         now_unix_ms: u64,
-    ) -> Option<(u64, u64)> {
-        let earlier = self.confirmed.get(&report.node).copied();
-        let confirmation = if count.is_some() {
-            count
+    ) -> Option<Confirmation> {
+        let earlier = self.confirmation(&report.node);
+        let confirmation = if let Some(count) = count {
+            Some(Confirmation {
+                responses: count.responses,
+                at_unix_ms: count.effective_unix_ms,
+                is_at_least: count.at_least,
+            })
         } else if earlier.is_none()
             && report.revision >= self.revision
             && !self.passed.insert(report.node.clone())
             && self.received.contains(&report.node)
         {
-            Some((0, now_unix_ms))
+            Some(Confirmation {
+                responses: 0,
+                at_unix_ms: now_unix_ms,
+                is_at_least: false,
+            })
         } else {
             earlier
         };
         let changed = confirmation.filter(|_| confirmation != earlier)?;
-        self.confirmed.insert(report.node.clone(), changed);
+        self.set_confirmation(&report.node, changed);
         Some(changed)
+    }
+
+    /// What an edge has said.
+    fn confirmation(&self, node: &str) -> Option<Confirmation> {
+        let (responses, at_unix_ms) = *self.confirmed.get(node)?;
+        Some(Confirmation {
+            responses,
+            at_unix_ms,
+            is_at_least: self.at_least.contains(node),
+        })
+    }
+
+    /// Notes what an edge says.
+    pub(super) fn set_confirmation(&mut self, node: &str, said: Confirmation) {
+        let count = (said.responses, said.at_unix_ms);
+        self.confirmed.insert(node.to_owned(), count);
+        if said.is_at_least {
+            self.at_least.insert(node.to_owned());
+        } else {
+            self.at_least.remove(node);
+        }
     }
 
     /// Whether all these edges have confirmed it. A fleet without edges confirms nothing.
@@ -103,9 +146,14 @@ impl PurgeRecord {
     pub(super) fn completion_event(&self) -> NewEvent {
         let took = self.completed_unix_ms.saturating_sub(self.accepted_unix_ms);
         let message = format!(
-            "purge {} of {} covered {} on {} after {took} ms",
+            "purge {} of {} covered {}{} on {} after {took} ms",
             self.revision,
             self.description,
+            if self.at_least.is_empty() {
+                ""
+            } else {
+                "at least "
+            },
             count(self.responses(), "response"),
             count(self.confirmed.len() as u64, "node")
         );
@@ -152,12 +200,14 @@ impl PurgeRecord {
                 0
             },
             responses: self.responses(),
+            at_least: !self.at_least.is_empty(),
             nodes: self
                 .confirmed
                 .iter()
                 .map(|(node, (responses, at))| views::PurgeNode {
                     node: node.clone(),
                     responses: *responses,
+                    at_least: self.at_least.contains(node),
                     effective_unix_ms: *at,
                 })
                 .collect(),

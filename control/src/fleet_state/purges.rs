@@ -8,10 +8,10 @@
 use std::collections::{HashMap, VecDeque};
 
 use nearcast_fleet::change::Purge;
-use nearcast_fleet::report::EdgeReport;
+use nearcast_fleet::report::{EdgeReport, PurgeProgress};
 
 use crate::event::NewEvent;
-use crate::fleet_state::purge_record::PurgeRecord;
+use crate::fleet_state::purge_record::{Confirmation, PurgeRecord};
 use crate::fleet_state::saved::StateRecord;
 use crate::views;
 
@@ -121,10 +121,19 @@ impl Purges {
                     }
                 }
             },
-            StateRecord::Confirmed { node, purges } => {
-                for (revision, responses, at) in purges {
+            StateRecord::Confirmed {
+                node,
+                purges,
+                at_least,
+            } => {
+                for (revision, responses, at_unix_ms) in purges {
                     if let Some(record) = self.find_mut(revision) {
-                        record.confirmed.insert(node.clone(), (responses, at));
+                        let said = Confirmation {
+                            responses,
+                            at_unix_ms,
+                            is_at_least: at_least.contains(&revision),
+                        };
+                        record.set_confirmation(&node, said);
                         record.is_old = false;
                     }
                 }
@@ -195,18 +204,18 @@ impl Purges {
         edges: &[String],
         now_unix_ms: u64,
     ) -> Vec<NewEvent> {
-        let (mut new_events, mut confirmed, mut completed) = (Vec::new(), Vec::new(), Vec::new());
-        let counts: HashMap<u64, (u64, u64)> = report
-            .purges
-            .iter()
-            .rev()
-            .map(|p| (p.revision, (p.responses, p.effective_unix_ms)))
-            .collect();
+        let (mut new_events, mut completed) = (Vec::new(), Vec::new());
+        let (mut confirmed, mut at_least) = (Vec::new(), Vec::new());
+        let progress = report.purges.iter().rev().map(|p| (p.revision, p));
+        let counts: HashMap<u64, &PurgeProgress> = progress.collect();
 
         for record in self.records.iter_mut().filter(|r| r.completed_unix_ms == 0) {
             let count = counts.get(&record.revision).copied();
-            if let Some((responses, at)) = record.confirm(report, count, now_unix_ms) {
-                confirmed.push((record.revision, responses, at));
+            if let Some(said) = record.confirm(report, count, now_unix_ms) {
+                confirmed.push((record.revision, said.responses, said.at_unix_ms));
+                if said.is_at_least {
+                    at_least.push(record.revision);
+                }
             }
             if record.is_confirmed_by_all(edges) {
                 record.completed_unix_ms = now_unix_ms;
@@ -226,6 +235,7 @@ impl Purges {
             self.unsaved.push(StateRecord::Confirmed {
                 node: report.node.clone(),
                 purges: confirmed,
+                at_least,
             });
         }
         self.has_unshown |= !completed.is_empty();
@@ -298,7 +308,6 @@ impl Purges {
 mod tests {
     use super::*;
     use nearcast_fleet::change::PurgeScope;
-    use nearcast_fleet::report::PurgeProgress;
 
     fn report(node: &str, revision: u64, counts: &[(u64, u64)]) -> EdgeReport {
         EdgeReport {
@@ -309,6 +318,7 @@ mod tests {
                 .map(|(revision, responses)| PurgeProgress {
                     revision: *revision,
                     responses: *responses,
+                    at_least: false,
                     effective_unix_ms: 7,
                 })
                 .collect(),
@@ -394,6 +404,39 @@ mod tests {
     }
 
     #[test]
+    fn a_count_that_may_be_too_small_says_so_over_restarts() {
+        let (mut p, edges, seen) = purges();
+        let mut counted = report("a", 5, &[(5, 3)]);
+        counted.purges[0].at_least = true;
+        p.report(&counted, &edges, 110);
+        let done = p.report(&report("b", 5, &[(5, 2)]), &edges, 120);
+        let words = "everything covered at least 5 responses on 2 nodes";
+        assert!(done[0].message.contains(words), "{}", done[0].message);
+
+        let (mut restored, _, _) = purges();
+        for record in p.take_records() {
+            let text = serde_json::to_string(&record).unwrap();
+            restored.restore(serde_json::from_str(&text).unwrap());
+        }
+        for purges in [&p, &restored] {
+            let view = purges.view(5, &seen).unwrap();
+            let nodes: Vec<(u64, bool)> = view
+                .nodes
+                .iter()
+                .map(|n| (n.responses, n.at_least))
+                .collect();
+            assert_eq!((view.responses, view.at_least), (5, true));
+            assert_eq!(nodes, [(3, true), (2, false)]);
+        }
+
+        // A later count of the same edge that is exact.
+        let (mut p, edges, seen) = self::purges();
+        p.report(&counted, &edges, 110);
+        p.report(&report("a", 5, &[(5, 4)]), &edges, 111);
+        assert!(!p.view(5, &seen).unwrap().at_least);
+    }
+
+    #[test]
     fn an_edge_that_is_past_it_without_a_count_confirms_with_its_second_report() {
         let (mut p, edges, seen) = purges();
         p.cursor("a", 5);
@@ -417,6 +460,7 @@ mod tests {
             [views::PurgeNode {
                 node: "a".into(),
                 responses: 0,
+                at_least: false,
                 effective_unix_ms: 113
             }]
         );

@@ -22,6 +22,9 @@ pub(crate) enum StateRecord {
         node: String,
         /// Revision, responses covered, time of confirmation.
         purges: Vec<(u64, u64, u64)>,
+        /// Revisions of those of which there may have been more responses.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        at_least: Vec<u64>,
     },
     /// Every edge has confirmed a purge.
     Complete { revision: u64, at_unix_ms: u64 },

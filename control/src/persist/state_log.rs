@@ -43,9 +43,18 @@ pub(crate) fn of_journal(records: Vec<StateRecord>, id: &str, newest: u64) -> Ve
         StateRecord::Purge(ref purge) => is_valid(purge.revision).then_some(record),
         StateRecord::Complete { revision, .. } => is_valid(revision).then_some(record),
         StateRecord::Order(ref order) => is_valid(order.revision).then_some(record),
-        StateRecord::Confirmed { node, mut purges } => {
+        StateRecord::Confirmed {
+            node,
+            mut purges,
+            mut at_least,
+        } => {
             purges.retain(|(revision, ..)| is_valid(*revision));
-            Some(StateRecord::Confirmed { node, purges })
+            at_least.retain(|revision| is_valid(*revision));
+            Some(StateRecord::Confirmed {
+                node,
+                purges,
+                at_least,
+            })
         }
         StateRecord::Journal { .. }
         | StateRecord::AnnouncedStates { .. }
@@ -252,6 +261,7 @@ mod tests {
         let confirmed = StateRecord::Confirmed {
             node: "a".into(),
             purges: vec![(3, 1, 1), (9, 1, 1)],
+            at_least: vec![3, 9],
         };
         let records = vec![
             journal("old"),
@@ -267,9 +277,13 @@ mod tests {
             ("old", 9, vec![]),
         ] {
             let kept = of_journal(records.clone(), id, newest);
-            let Some(StateRecord::Confirmed { purges, .. }) = kept.last() else {
+            let Some(StateRecord::Confirmed {
+                purges, at_least, ..
+            }) = kept.last()
+            else {
                 panic!("{kept:?}")
             };
+            assert_eq!(*at_least, expected, "{id} {newest}");
             assert_eq!(
                 (
                     revisions(&kept),

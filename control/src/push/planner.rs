@@ -4,9 +4,9 @@
 use std::time::Duration;
 
 use nearcast_fleet::config::{Cluster, Fleet};
-use nearcast_fleet::disk;
 use nearcast_push::plan::Budget;
 use nearcast_push::schedule::{self, Window};
+use nearcast_store::measures as disk;
 
 use crate::fleet_state::nodes::time_zone;
 use crate::push::learned::policy;

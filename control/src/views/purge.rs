@@ -149,6 +149,10 @@ pub(crate) struct PurgeView {
     pub completed_unix_ms: u64,
     /// Stored responses that it covered on all nodes.
     pub responses: u64,
+    /// Whether there may have been more. An edge that keeps responses on disk does not read them all
+    /// to count those of a host, a prefix or a tag.
+    #[serde(default)]
+    pub at_least: bool,
     pub nodes: Vec<PurgeNode>,
     /// Edges that have not confirmed.
     pub missing: Vec<String>,
@@ -168,6 +172,8 @@ pub(crate) struct PurgeView {
 pub(crate) struct PurgeNode {
     pub node: String,
     pub responses: u64,
+    #[serde(default)]
+    pub at_least: bool,
     pub effective_unix_ms: u64,
 }
 

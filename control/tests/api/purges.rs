@@ -58,7 +58,7 @@ async fn a_purge_answers_when_every_edge_has_confirmed() {
     );
     assert_eq!(
         answer["nodes"][1],
-        json!({"node": "ams-2", "responses": 2, "effective_unix_ms": 5})
+        json!({"node": "ams-2", "responses": 2, "at_least": false, "effective_unix_ms": 5})
     );
     assert_eq!(
         answer["scope"],

@@ -33,7 +33,7 @@ async fn a_push_is_planned_ordered_followed_and_counted() {
     .await;
     let plan = lab.get("/v1/plan?cluster=ams&items=2").await;
     let ams = &plan["clusters"][0];
-    let stored = 3 * nearcast_fleet::disk::stored_bytes(1000);
+    let stored = 3 * nearcast_store::measures::stored_bytes(1000);
     assert_eq!(
         (&ams["items_total"], &ams["stored_bytes"], &ams["gap"]),
         (&json!(3), &json!(stored), &json!(0.0))
