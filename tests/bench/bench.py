@@ -1,4 +1,5 @@
-"""Paired measurements of Nearcast and its peers. Run by tests/bench/run; standard library only. `https` has those of TLS and HTTP/2.
+"""Paired measurements of Nearcast and its peers. Run by tests/bench/run; standard library only. `https` has those of TLS and HTTP/2, `speed` those
+of plain HTTP/1.1 beside four caches.
 
 Every server runs with one thread pinned to one core, the load on the other. Rounds are interleaved: peer, ours, peer, ours. The figure is CPU
 time an answer, from the server's own accounting in /proc, because rates on a shared machine are noise. Servers are ended by the pids
@@ -6,7 +7,7 @@ that were started here.
 """
 import argparse, json, os, pathlib, random, re, shutil, signal, statistics, struct, subprocess, sys, tempfile, time
 
-import http3, https
+import http3, https, speed, store
 from lab import *
 
 # A memory hit of 1 KiB.
@@ -233,16 +234,24 @@ def demo(options, work):
     print("the bar is 400 MB at most: " + ("met" if max(samples)[0] <= 400e6 else "MISSED"))
 
 
+def traces(options, work):
+    """Hit ratios, beside other policies: no servers and no times."""
+    status = subprocess.run([REPO / "target/test-venv/bin/python", "-u", REPO / "tests/bench/traces.py"]).returncode
+    if status != 0:
+        sys.exit("bench: traces failed")
+
+
 def main():
     parser = argparse.ArgumentParser(prog="tests/bench/run")
-    sets = {"http": http, "dns": dns, **https.SETS, **http3.SETS, "demo": demo}
-    parser.add_argument("what", nargs="?", choices=["all", *sets], default="all")
+    sets = {"http": http, "dns": dns, **https.SETS, **http3.SETS, **speed.SETS, **store.SETS, "demo": demo, "traces": traces}
+    parser.add_argument("what", nargs="?", choices=["all", "speed", *sets], default="all")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=int, default=3)
     options = parser.parse_args()
     if len(os.sched_getaffinity(0)) < 2:
         sys.exit("bench: needs two cores, one for the server and one for the load")
-    for part in (sets.values() if options.what == "all" else [sets[options.what]]):
+    several = {"all": sets, "speed": speed.SETS}
+    for part in several.get(options.what, {options.what: sets.get(options.what)}).values():
         work = pathlib.Path(tempfile.mkdtemp(prefix="nearcast-bench-"))
         work.chmod(0o755)
         try:

@@ -36,7 +36,7 @@ pub struct Edge {
     pub origin: Origin,
     pub pair: Pair,
     // It shows its log before the directory goes.
-    _process: Process,
+    process: Process,
     directory: tempfile::TempDir,
 }
 
@@ -57,6 +57,10 @@ impl Edge {
             true => String::new(),
             false => format!("listen = \"{ip}:8080\"\nlisten_tls = \"{ip}:8443\"\n"),
         };
+        let memory = match settings.node.contains("memory") {
+            true => "",
+            false => "memory = \"16MiB\"\n",
+        };
         let mut text = format!(
             "[fleet]\nzone = \"cdn.test\"\nstate_dir = \"state\"\n[access_log]\npath = \"access.log\"\n{}{}\n",
             pair.section(),
@@ -66,7 +70,7 @@ impl Edge {
             text,
             "[[cluster]]\nname = \"ams\"\nplace = {{ latitude = 52.37, longitude = 4.9 }}\n\
              [[cluster.node]]\nname = \"ams-1\"\naddress = \"{ip}\"\nadmin = \"{ip}:9100\"\n{listeners}\
-             memory = \"16MiB\"\ndisk = \"0\"\nthreads = 1\n{}\n\
+             {memory}disk = \"0\"\nthreads = 1\n{}\n\
              [[site]]\nname = \"www\"\nhosts = [\"www.test\", \"other.test\"]\norigin = \"{}\"\n{}\n",
             settings.node,
             origin.url(),
@@ -85,8 +89,13 @@ impl Edge {
             origin,
             pair,
             directory,
-            _process: process,
+            process,
         }
+    }
+
+    /// Its process id.
+    pub fn pid(&self) -> u32 {
+        self.process.pid()
     }
 
     /// Path of a file of its directory.
