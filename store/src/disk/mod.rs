@@ -463,7 +463,7 @@ impl DiskTier {
     /// everything on disk is doubtful, in the next run too however this one ends.
     pub(crate) async fn removals_recorded(&self) -> bool {
         let is_recorded = self.are_recorded().await;
-        if !is_recorded {
+        if !is_recorded && !self.shared.is_all_doubtful() {
             let doubt = self.shared.doubt();
             self.shared.leave_mark();
             self.shared.removals.wake();
@@ -471,6 +471,7 @@ impl DiskTier {
             while !self.shared.is_certain(doubt) {
                 tokio::time::sleep(DOUBT_PAUSE).await;
             }
+            self.shared.note_certain(doubt);
         }
         is_recorded
     }

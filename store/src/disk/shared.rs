@@ -197,6 +197,10 @@ pub(crate) struct Shared {
     doubt_written: AtomicU64,
     /// When the last sign of life was begun, in milliseconds after `started`.
     alive_at: AtomicU64,
+    /// Everything before this is doubtful at the next start, certainly.
+    certain_before: AtomicU64,
+    /// The newest record that this run has begun to write.
+    written: AtomicU64,
     started: Instant,
     mark: Mutex<Mark>,
     /// There was a reason for doubt before the superblock was read.
@@ -233,6 +237,8 @@ impl Shared {
             is_to_end_clean: AtomicBool::new(false),
             doubt_written: AtomicU64::new(0),
             alive_at: AtomicU64::new(0),
+            certain_before: AtomicU64::new(0),
+            written: AtomicU64::new(0),
             started: Instant::now(),
             mark: Mutex::default(),
             is_doubtful_early: AtomicBool::new(false),
@@ -847,6 +853,23 @@ impl Shared {
             before,
             alive_at: self.alive_at.load(Ordering::SeqCst),
         }
+    }
+
+    /// Notes that a doubt is certain, see [`is_certain`](Self::is_certain).
+    pub(crate) fn note_certain(&self, doubt: Doubt) {
+        self.certain_before
+            .fetch_max(doubt.before, Ordering::SeqCst);
+    }
+
+    /// Notes that a record of that sequence may be on disk from now on.
+    pub(crate) fn note_written(&self, sequence: u64) {
+        self.written.fetch_max(sequence, Ordering::SeqCst);
+    }
+
+    /// Whether all that is on disk is older than a doubt that is certain: then another removal that
+    /// cannot be recorded changes nothing.
+    pub(crate) fn is_all_doubtful(&self) -> bool {
+        self.written.load(Ordering::SeqCst) < self.certain_before.load(Ordering::SeqCst)
     }
 
     /// Whether the next start knows of a doubt, if this run does not end in order.

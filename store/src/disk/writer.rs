@@ -373,6 +373,10 @@ impl Writer {
 
     /// Writes what was gathered for a stream, and settles it.
     pub(super) fn write_stream(&mut self, pool: Pool, stream: Stream) -> io::Result<()> {
+        let pending = &self.pending[pool as usize][stream as usize];
+        if let Some(newest) = pending.iter().map(|pending| pending.header.sequence).max() {
+            self.shared.note_written(newest);
+        }
         let written = self.pools[pool as usize].write(stream);
         let pending = std::mem::take(&mut self.pending[pool as usize][stream as usize]);
         match written {
