@@ -374,7 +374,9 @@ impl PoolLog {
         let from = table_offset(shared.pool, 0);
         let held = usize::try_from(table.length()?.saturating_sub(from)).unwrap_or(usize::MAX);
         let held = held.min(bytes.len());
-        table.read_at(&mut bytes[..held], from)?;
+        if held > 0 {
+            table.read_at(&mut bytes[..held], from)?;
+        }
         // Sparse; what is behind the last region goes when a pool has become smaller.
         let length = count as u64 * u64::from(shared.region_bytes);
         if shared.file.length()? != length {

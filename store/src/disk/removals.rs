@@ -199,10 +199,15 @@ impl Removals {
         done: u64,
     ) -> io::Result<(Vec<Removal>, bool)> {
         let length = self.blocks * BLOCK_BYTES as u64;
+        // A file of another length is not as it was left.
+        let held = file.length()?.min(length);
+        if held < length {
+            file.set_len(length)?;
+        }
         file.allocate(0..length)?;
         let mut bytes = vec![0; length as usize];
-        file.read_at(&mut bytes, 0)?;
-        let (mut removals, mut is_damaged, mut next) = (Vec::new(), false, done);
+        file.read_at(&mut bytes[..held as usize], 0)?;
+        let (mut removals, mut is_damaged, mut next) = (Vec::new(), held < length, done);
         for (at, block) in bytes.chunks_exact(BLOCK_BYTES).enumerate() {
             match decode(block) {
                 Some((number, found)) if number % self.blocks == at as u64 => {
