@@ -392,7 +392,7 @@ impl History {
 
 #[test]
 fn power_cuts() {
-    for_each_seed(100, |seed| {
+    for_each_seed(30, |seed| {
         let mut history = History::new(seed);
         for _ in 0..STARTS {
             history.open();
