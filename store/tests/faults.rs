@@ -15,7 +15,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -46,14 +46,30 @@ fn histories(usual: u64) -> std::ops::Range<u64> {
     first..first + of_environment("NEARCAST_HISTORIES", usual)
 }
 
+/// Histories that run at once: they wait most of their time.
+const AT_ONCE: usize = 4;
+
 /// Runs a history for each seed. A panic says the seed.
-fn for_each_seed(usual: u64, history: impl Fn(u64)) {
-    for seed in histories(usual) {
-        if catch_unwind(AssertUnwindSafe(|| history(seed))).is_err() {
-            panic!(
-                "the history with seed {seed} failed (NEARCAST_SEED={seed} NEARCAST_HISTORIES=1)"
-            );
+fn for_each_seed(usual: u64, history: impl Fn(u64) + Sync) {
+    let seeds = Mutex::new(histories(usual));
+    let failed = Mutex::new(None);
+    let run = || {
+        while failed.lock().expect("no panic").is_none() {
+            let Some(seed) = seeds.lock().expect("no panic").next() else {
+                break;
+            };
+            if catch_unwind(AssertUnwindSafe(|| history(seed))).is_err() {
+                *failed.lock().expect("no panic") = Some(seed);
+            }
         }
+    };
+    std::thread::scope(|scope| {
+        for _ in 0..AT_ONCE {
+            scope.spawn(run);
+        }
+    });
+    if let Some(seed) = failed.into_inner().expect("no panic") {
+        panic!("the history with seed {seed} failed (NEARCAST_SEED={seed} NEARCAST_HISTORIES=1)");
     }
 }
 
@@ -392,7 +408,7 @@ impl History {
 
 #[test]
 fn power_cuts() {
-    for_each_seed(30, |seed| {
+    for_each_seed(100, |seed| {
         let mut history = History::new(seed);
         for _ in 0..STARTS {
             history.open();
