@@ -768,9 +768,12 @@ fn run(shared: &Arc<Shared>, disk: &DiskPool, layout: &Layout) {
     }
 
     let Recovery {
-        pools, checkpoints, ..
+        pools,
+        checkpoints,
+        was_clean,
+        ..
     } = recovery;
-    let mut writer = Writer::new(shared.clone(), pools, checkpoints);
+    let mut writer = Writer::new(shared.clone(), pools, checkpoints, was_clean);
     let is_whole = writer.run();
     shared.removals.close();
     let has_recorded = recording.join().unwrap_or(false);

@@ -32,6 +32,8 @@ pub(crate) const REGIONS_MAX: u64 = 1 << 16;
 const ENTRY_BYTES: usize = 32;
 /// Bytes that a scan reads at once.
 const READ_BYTES: usize = 512 << 10;
+/// Zeros are passed over in blocks of this length, a multiple of the alignment.
+const ZERO_BYTES: usize = 4096;
 
 thread_local! {
     static SCRATCH: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
@@ -272,8 +274,15 @@ struct Window<'a> {
 impl Window<'_> {
     /// The next offset in the window at which a header may begin, or its end.
     fn next_candidate(&self, offset: u32) -> u32 {
-        let from = (offset - self.at) as usize;
-        let rest = self.bytes.get(from..).unwrap_or(&[]);
+        let mut offset = offset;
+        let mut rest = self.bytes.get((offset - self.at) as usize..).unwrap_or(&[]);
+        // Most of what has no header was never written.
+        while let Some(block) = rest.first_chunk::<ZERO_BYTES>()
+            && *block == [0; ZERO_BYTES]
+        {
+            rest = &rest[ZERO_BYTES..];
+            offset += ZERO_BYTES as u32;
+        }
         let mut steps = rest.chunks(ALIGNMENT);
         let found = steps.position(|chunk| chunk.starts_with(&MAGIC));
         let steps = found.unwrap_or(rest.len().div_ceil(ALIGNMENT));

@@ -49,7 +49,7 @@ pub(crate) struct Recovery {
     pub(crate) pools: [PoolLog; 2],
     pub(crate) checkpoints: Checkpoints,
     checkpoint: Option<Arc<Checkpoint>>,
-    was_clean: bool,
+    pub(crate) was_clean: bool,
     /// Removals of earlier runs that may not have been carried out.
     removals: Vec<Removal>,
 }

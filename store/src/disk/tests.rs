@@ -3,6 +3,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 
@@ -251,6 +252,31 @@ fn a_head_may_leave_before_its_slices() {
     drop(store);
     let store = open(directory.path());
     assert!(find(&store, "of 1").is_none() && find(&store, "of 2").is_none());
+}
+
+#[test]
+fn a_run_after_a_kill_leaves_a_checkpoint_before_it_ends() {
+    let directory = tempfile::tempdir().expect("a temporary directory");
+    let checkpoints = || {
+        let lengths = crate::checkpoint::NAMES.map(|name| {
+            let path = directory.path().join("store").join(name);
+            fs::metadata(path).map_or(0, |file| file.len())
+        });
+        lengths.iter().filter(|length| **length > 0).count()
+    };
+    let store = open(directory.path());
+    put(&store, "name", 1);
+    store.flush();
+    drop(store);
+    assert_eq!(checkpoints(), 0);
+    let store = open(directory.path());
+    let begun = Instant::now();
+    while checkpoints() == 0 {
+        assert!(begun.elapsed() < Duration::from_secs(60), "no checkpoint");
+        std::thread::yield_now();
+    }
+    drop(store);
+    assert_eq!(load(&open(directory.path()), "name").len(), 1);
 }
 
 #[test]

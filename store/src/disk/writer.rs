@@ -37,8 +37,12 @@ const OFF_MAX: Duration = Duration::from_secs(60);
 const IDLE_WAIT: Duration = Duration::from_millis(500);
 /// How long destroyed records may wait to be synced, so that many share one sync.
 const SYNC_AFTER: Duration = Duration::from_secs(1);
-/// Pause between checkpoints.
+/// Most time between checkpoints while something changes, and least.
 const CHECKPOINT_EVERY: Duration = Duration::from_secs(120);
+const CHECKPOINT_PAUSE: Duration = Duration::from_secs(10);
+/// Bytes of records behind a checkpoint from which on another is due: a start reads what lies behind
+/// the last one.
+const CHECKPOINT_BYTES: u64 = 256 << 20;
 /// Pools of fewer regions have one stream.
 const TWO_STREAMS_MIN: usize = 16;
 
@@ -84,13 +88,22 @@ pub(crate) struct Writer {
     unsynced_since: Option<Instant>,
     checkpoints: Arc<Mutex<Checkpoints>>,
     checkpointing: Option<JoinHandle<()>>,
-    /// When the last checkpoint was begun, and its place in the order of writes.
-    checkpoint_at: Instant,
+    /// When the last checkpoint was begun, and its place in the order of writes. `None` where a start
+    /// would have to read everything.
+    checkpoint_at: Option<Instant>,
     checkpoint_sequence: u64,
+    /// Bytes of records that were written since.
+    written_since: u64,
 }
 
 impl Writer {
-    pub(crate) fn new(shared: Arc<Shared>, pools: [PoolLog; 2], checkpoints: Checkpoints) -> Self {
+    /// `was_clean` says that the last run left a checkpoint of everything.
+    pub(crate) fn new(
+        shared: Arc<Shared>,
+        pools: [PoolLog; 2],
+        checkpoints: Checkpoints,
+        was_clean: bool,
+    ) -> Self {
         let policies = [0, 1].map(|pool: usize| {
             let log = &pools[pool];
             DiskPolicy::new(log.regions_max() as u64 * u64::from(log.region_bytes()))
@@ -109,8 +122,9 @@ impl Writer {
             unsynced_since: None,
             checkpoints: Arc::new(Mutex::new(checkpoints)),
             checkpointing: None,
-            checkpoint_at: Instant::now(),
+            checkpoint_at: was_clean.then(Instant::now),
             checkpoint_sequence: 0,
+            written_since: 0,
         }
     }
 
@@ -156,11 +170,19 @@ impl Writer {
                 }
             }
             self.show_bytes();
-            if now.duration_since(self.checkpoint_at) >= CHECKPOINT_EVERY {
-                self.checkpoint_at = now;
+            if self.is_checkpoint_due(now) {
                 self.begin_checkpoint(now);
             }
         }
+    }
+
+    fn is_checkpoint_due(&self, now: Instant) -> bool {
+        let Some(at) = self.checkpoint_at else {
+            return self.shared.heads.len() + self.shared.slices.len() > 0;
+        };
+        let since = now.duration_since(at);
+        since >= CHECKPOINT_EVERY
+            || since >= CHECKPOINT_PAUSE && self.written_since >= CHECKPOINT_BYTES
     }
 
     /// Writes a checkpoint on a thread of its own, if something has changed and none is being
@@ -175,6 +197,7 @@ impl Writer {
             return;
         }
         self.checkpoint_sequence = sequence;
+        (self.checkpoint_at, self.written_since) = (Some(now), 0);
         self.write_all(now);
         self.destroy(now);
         let (shared, state) = (self.shared.clone(), encode_state(&self.pools));
@@ -384,7 +407,10 @@ impl Writer {
                 if !pending.is_empty() {
                     self.turn_on();
                 }
-                pending.iter().for_each(|pending| self.settle(pending));
+                for pending in &pending {
+                    self.written_since += u64::from(pending.header.span());
+                    self.settle(pending);
+                }
                 Ok(())
             }
             Err(error) => {

@@ -669,7 +669,7 @@ mod tests {
             assert_eq!(read.await.expect("no panic"), Err(Unavailable));
         }
         assert!(lab.pool.figures().threads <= THREADS_MAX);
-        assert!(!lab.pool.is_used());
+        lab.wait("left", |state| matches!(state, DiskState::Left(_)));
         lab.disk.release();
     }
 
