@@ -65,6 +65,28 @@ mod tests {
     use super::*;
 
     #[test]
+    fn the_page_on_sizes_has_these_figures() {
+        let page = include_str!("../../docs/storage.md");
+        for (term, figure) in [
+            ("record", RECORD_HEADER_BYTES as u64),
+            ("regions", REGIONS_WANTED),
+        ] {
+            let row = format!("| `{term}` | {figure} | ");
+            assert!(page.contains(&row), "{row}");
+        }
+        // What the page's factor promises for bodies of one slice, head included.
+        for (share, head, body) in [(1u64 << 30, 600u64, 1024u64), (8 << 30, 800, 100_000)] {
+            let region = region_bytes(share);
+            let span = record_span((head + body) as usize);
+            let held = (share / region - 2) * (region / span);
+            assert!(
+                held * (64 + head + body) * 8 / 7 >= share * 99 / 100,
+                "{share}"
+            );
+        }
+    }
+
+    #[test]
     fn a_body_takes_its_slices_with_their_headers_and_its_description() {
         let (slice, head) = (SLICE_BYTES as u64, 4096 + 64);
         for (length, expected) in [

@@ -47,6 +47,8 @@ pub(super) const NODE: Settings = Settings::of(&[
     "clients",
 ]);
 
+/// Least memory of an edge's store.
+pub(super) const MEMORY_MIN: Bytes = Bytes(1 << 20);
 /// Default of `fill_rate`.
 pub(super) const FILL_RATE_BITS: u64 = 100_000_000;
 
@@ -302,7 +304,7 @@ fn check_node(section: &Section<'_>, clients: &ForClients, registry: &mut Regist
         service,
         admin: Some(admin),
         memory: section
-            .bytes("memory", Bytes(1 << 20)..=Bytes(1 << 44))
+            .bytes("memory", MEMORY_MIN..=Bytes(1 << 44))
             .unwrap_or(Bytes(64 << 20)),
         disk: section
             .bytes("disk", Bytes(0)..=Bytes(1 << 50))

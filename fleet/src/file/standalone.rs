@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
-use super::clusters::FILL_RATE_BITS;
+use super::clusters::{FILL_RATE_BITS, MEMORY_MIN};
 use super::fleet_section::REPORT_INTERVAL;
 use super::names;
 use super::sites::SITE_TTL;
@@ -62,6 +62,14 @@ pub fn standalone_edge(edge: StandaloneEdge) -> Result<Fleet, Failure> {
         disk,
         cache,
     } = edge;
+    if memory < MEMORY_MIN {
+        return Err(Failure::new(
+            FailureKind::Usage,
+            format!(
+                "the memory of an edge is {memory}, which is too little for its work; give it {MEMORY_MIN} at least"
+            ),
+        ));
+    }
     let origin = names::base_url(&origin, &["http", "https"]).map_err(|problem| {
         Failure::new(
             FailureKind::Usage,
@@ -166,7 +174,8 @@ fn cluster_of(node: Node) -> Cluster {
             end_minute: 360,
         },
         fill_rate_bits: FILL_RATE_BITS,
-        push_share: Bytes(node.disk.0 / 2),
+        // Nobody pushes to it: the disk is for what clients request.
+        push_share: Bytes(0),
         weight: 1,
         nodes: vec![node],
     }

@@ -922,6 +922,28 @@ fn load_says_which_file_and_where() {
 #[test]
 fn a_fleet_without_a_file() {
     let listen = vec!["127.0.0.1:8080".parse().expect("an address")];
+    let sized = |memory: u64, disk: u64| {
+        standalone_edge(StandaloneEdge {
+            listen: listen.clone(),
+            listen_tls: Vec::new(),
+            certificates: Vec::new(),
+            ordered: crate::file::StandaloneAcme::default(),
+            origin: "http://127.0.0.1".to_owned(),
+            state_dir: "/tmp/x".into(),
+            memory: Bytes(memory),
+            disk: Bytes(disk),
+            cache: CachePolicy::default(),
+        })
+    };
+    let own_disk = sized(1 << 20, 1 << 30).expect("good").clusters.remove(0);
+    assert_eq!(own_disk.push_share, Bytes(0), "nobody pushes to it");
+    for too_little in [0, (1 << 20) - 1] {
+        let refused = sized(too_little, 0).expect_err("too little");
+        assert!(
+            refused.kind == FailureKind::Usage && refused.message.contains("1MiB at least"),
+            "{refused}"
+        );
+    }
     let of = |origin: &str, cache| {
         standalone_edge(StandaloneEdge {
             listen: listen.clone(),
